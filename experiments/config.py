@@ -1,0 +1,199 @@
+"""What a configuration must look like, and how it becomes the library's objects.
+
+Hydra composes the YAML files; the dataclasses here are the schema that the result is checked
+against before anything is computed.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from psec_jax import Adapter, DiffusionBackbone, GaussianBackbone, Optimisation
+from psec_jax.backbones import Backbone
+from psec_jax.networks import Denoiser, GaussianActor
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run."""
+
+
+@dataclass
+class Diffusion:
+    kind: str = "diffusion"
+    features: int = MISSING
+    blocks: int = MISSING
+    expansion: int = MISSING
+    activation: str = MISSING
+    dropout: float = MISSING
+    schedule: str = MISSING
+    diffusion_steps: int = MISSING
+    sampler: str = MISSING
+    sampling_steps: int | None = None
+
+    def build(self, action_size: int) -> Backbone:
+        network = Denoiser(
+            self.features, self.blocks, self.expansion, self.activation, self.dropout
+        )
+        return DiffusionBackbone(
+            action_size,
+            network,
+            self.schedule,
+            self.diffusion_steps,
+            self.sampler,
+            self.sampling_steps,
+        )
+
+
+@dataclass
+class Gaussian:
+    kind: str = "gaussian"
+    hidden: list[int] = MISSING
+    activation: str = MISSING
+    deterministic: bool = MISSING
+
+    def build(self, action_size: int) -> Backbone:
+        network = GaussianActor(action_size, tuple(self.hidden), self.activation)
+        return GaussianBackbone(action_size, network, self.deterministic)
+
+
+BACKBONES = {"diffusion": Diffusion, "gaussian": Gaussian}
+
+
+@dataclass
+class LowRank:
+    rank: int = MISSING
+    scale: float = MISSING
+    targets: str = MISSING
+
+    def build(self, kind: str) -> Adapter:
+        return Adapter(kind, self.rank, self.scale, self.targets)
+
+
+@dataclass
+class Composer:
+    hidden: list[int] = MISSING
+    source_trajectories: int = MISSING
+
+
+@dataclass
+class Stage:
+    """How one learner is trained."""
+
+    steps: int = MISSING
+    batch_size: int = MISSING
+    learning_rate: float = MISSING
+    ema_rate: float = MISSING
+    weight_decay: float = 1e-4
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of a verb."""
+        optimisation = Optimisation(
+            self.steps, self.learning_rate, self.weight_decay, self.ema_rate
+        )
+        return {
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "optimisation": optimisation,
+        }
+
+
+@dataclass
+class Data:
+    source_trajectories: int = MISSING
+    target_trajectories: int = MISSING
+
+
+@dataclass
+class EvaluationPlan:
+    episodes: int = MISSING
+    # Updates between evaluations while a policy or skill is learnt; 0 evaluates at the end only.
+    curve_every: int = MISSING
+
+
+@dataclass
+class Logger:
+    kind: str = MISSING
+    mode: str = "online"
+    project: str = "psec-jax"
+    group: str | None = None
+
+    def __post_init__(self):
+        if self.kind not in ("local", "wandb", MISSING):
+            raise ConfigError(f"logger.kind {self.kind!r} is unknown; use local or wandb")
+        if self.mode not in ("online", "offline", "disabled"):
+            raise ConfigError(
+                f"logger.mode {self.mode!r} is unknown; use online, offline or disabled"
+            )
+
+
+@dataclass
+class Task:
+    dataset: str = MISSING
+    environment: str = MISSING
+
+
+@dataclass
+class Column:
+    name: str = MISSING
+    target: str = MISSING
+    skills: list[str] = MISSING
+
+
+@dataclass
+class Chain:
+    source: str = MISSING
+    tasks: dict[str, Task] = field(default_factory=dict)
+    columns: list[Column] = field(default_factory=list)
+
+
+@dataclass
+class Continual:
+    chain: Chain = field(default_factory=Chain)
+    backbone: Any = MISSING
+    adapter: LowRank = field(default_factory=LowRank)
+    composer: Composer = field(default_factory=Composer)
+    data: Data = field(default_factory=Data)
+    pretrain: Stage = field(default_factory=Stage)
+    skill: Stage = field(default_factory=Stage)
+    scratch: Stage = field(default_factory=Stage)
+    context: Stage = field(default_factory=Stage)
+    evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
+    logger: Logger = field(default_factory=Logger)
+    methods: list[str] = MISSING
+    seeds: list[int] = MISSING
+    progress: bool = MISSING
+
+
+def parse(config: DictConfig, schema: type) -> Any:
+    """The configuration as ``schema``; raises ``ConfigError`` for a wrong key, type or value."""
+    try:
+        kind = config.backbone.get("kind")
+        if kind not in BACKBONES:
+            raise ConfigError(f"backbone.kind {kind!r} is unknown; use {' or '.join(BACKBONES)}")
+        typed = OmegaConf.merge(OmegaConf.structured(schema), config)
+        typed.backbone = OmegaConf.merge(OmegaConf.structured(BACKBONES[kind]), config.backbone)
+        parsed = OmegaConf.to_object(typed)
+    except OmegaConfBaseException as error:
+        where = getattr(error, "full_key", None)
+        message = str(error).splitlines()[0]
+        raise ConfigError(f"configuration key {where!r}: {message}") from None
+    _build_all(parsed)
+    return parsed
+
+
+def _build_all(config: Any) -> None:
+    """Make everything the configuration describes once, so that bad values are met early."""
+    try:
+        config.backbone.build(action_size=1)
+        if hasattr(config, "adapter"):
+            config.adapter.build("low_rank")
+        for entry in dataclasses.fields(config):
+            if isinstance(stage := getattr(config, entry.name), Stage):
+                stage.options()
+                if stage.batch_size < 1:
+                    raise ValueError(f"{entry.name}.batch_size must be at least 1")
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"configuration: {error}") from None

@@ -1,0 +1,110 @@
+"""Where a run's numbers, tables and figures go: its output folder, and W&B where asked."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.config import Logger
+from psec_jax import Evaluation, TransitionDataset
+from psec_jax.evaluation.statistics import Summary
+from psec_jax.report import figures, results
+from psec_jax.training.metrics import JsonLines, Wandb, Writer, Writers
+
+
+class Recorder:
+    """Writes into one output folder: ``results.jsonl``, ``metrics.jsonl``, tables, figures."""
+
+    def __init__(self, out: Path, wandb: Wandb | None = None):
+        self.out = out
+        self._wandb = wandb
+        local = JsonLines(out / "metrics.jsonl")
+        self.writer: Writer = local if wandb is None else Writers((local, wandb))
+
+    @property
+    def _results(self) -> Path:
+        return self.out / "results.jsonl"
+
+    def evaluation(
+        self,
+        *,
+        setting: str,
+        task: str,
+        method: str,
+        seed: int,
+        step: int,
+        evaluation: Evaluation,
+        metric: str = "return",
+    ) -> None:
+        """One measurement: the mean return, with every single return beside it."""
+        values = tuple(float(value) for value in evaluation.returns)
+        row = results.Measurement(
+            setting, task, method, seed, metric, evaluation.mean, step, values
+        )
+        results.append(self._results, row)
+        print(f"{task} {method} (seed {seed}, step {step}): {metric} {evaluation}", flush=True)
+        if self._wandb is not None:
+            name = f"{method} {task} (seed {seed})"
+            self._wandb.write(name, step, {metric: evaluation.mean, "std": evaluation.std})
+
+    def demonstrations(
+        self, data: TransitionDataset, *, setting: str, task: str, seed: int
+    ) -> None:
+        """The return of the demonstrations themselves."""
+        values = tuple(float(value) for value in data.returns)
+        row = results.Measurement(
+            setting,
+            task,
+            "demonstrations",
+            seed,
+            "demonstrations",
+            float(data.returns.mean()),
+            0,
+            values,
+        )
+        results.append(self._results, row)
+
+    def summaries(self, metric: str) -> dict[tuple[str, str], Summary]:
+        return results.summaries(results.read([self._results]), metric)
+
+    def trace(
+        self, name: str, weights: np.ndarray, rewards: np.ndarray, skills: Sequence[str], title: str
+    ) -> None:
+        """Weights over an episode, as ``<name>.csv`` and ``<name>.png``."""
+        header = ",".join(["step", *skills, "reward"])
+        table = np.column_stack([np.arange(len(rewards)), weights, rewards])
+        np.savetxt(
+            self.out / f"{name}.csv", table, delimiter=",", header=header, comments="", fmt="%.6g"
+        )
+        path = self.out / f"{name}.png"
+        figures.weights_over_episode(path, weights, rewards, skills, title)
+        self.figure(path)
+
+    def text(self, name: str, content: str) -> None:
+        (self.out / name).write_text(content)
+        if self._wandb is not None:
+            self._wandb.text(name, content)
+
+    def figure(self, path: Path) -> None:
+        if self._wandb is not None:
+            self._wandb.image(path.stem, path)
+
+
+@contextmanager
+def start_recording(
+    out: Path, config: Mapping[str, Any], logger: Logger
+) -> Iterator[Recorder]:
+    """A recorder for ``out``, with the resolved configuration written there first."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    wandb = None
+    if logger.kind == "wandb":
+        wandb = Wandb(out, config, logger.mode, logger.project, logger.group)
+    try:
+        yield Recorder(out, wandb)
+    finally:
+        if wandb is not None:
+            wandb.finish()

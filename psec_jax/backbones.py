@@ -1,0 +1,136 @@
+"""Backbones: what a policy's network predicts, how it is trained, and how actions are drawn.
+
+A backbone is a frozen description (hashable, so static under ``jit``) that owns a Linen network
+and is handed a *predict* function, ``predict(*inputs) -> output``, in which skills may already be
+injected. It therefore knows nothing of skills either.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from psec_jax import diffusion
+from psec_jax.networks import Denoiser, GaussianActor
+
+Predict = Callable[..., Array]
+
+
+@dataclass(frozen=True)
+class DiffusionBackbone:
+    """A denoising diffusion policy; ``network(noisy_actions, time, observations) -> noise``.
+
+    ``sampler`` is ``ddpm`` (ancestral, always all ``diffusion_steps``) or ``ddim``
+    (deterministic, in ``sampling_steps`` of them; all where None).
+    """
+
+    action_size: int
+    network: nn.Module = field(default_factory=Denoiser)
+    schedule: str = "vp"
+    diffusion_steps: int = 5
+    sampler: str = "ddpm"
+    sampling_steps: int | None = None
+
+    def __post_init__(self):
+        _check_choice("schedule", self.schedule, diffusion.SCHEDULES)
+        _check_choice("sampler", self.sampler, ("ddpm", "ddim"))
+        _check_at_least_one("diffusion_steps", self.diffusion_steps)
+        if self.sampling_steps is not None:
+            _check_at_least_one("sampling_steps", self.sampling_steps)
+            if self.sampler == "ddpm" and self.sampling_steps != self.diffusion_steps:
+                raise ValueError(
+                    f"sampling_steps={self.sampling_steps} needs sampler='ddim': ddpm walks "
+                    f"through all {self.diffusion_steps} diffusion steps"
+                )
+            if self.sampling_steps > self.diffusion_steps:
+                raise ValueError(
+                    f"sampling_steps={self.sampling_steps} must be at most diffusion_steps="
+                    f"{self.diffusion_steps}"
+                )
+
+    def example(self, observation_size: int) -> tuple[Array, ...]:
+        """Inputs of the network with a batch of one, to initialise or trace it."""
+        return jnp.zeros((1, self.action_size)), jnp.zeros(1), jnp.zeros((1, observation_size))
+
+    def loss(
+        self,
+        predict: Predict,
+        observations: Float[Array, "batch observation"],
+        actions: Float[Array, "batch action"],
+        key: jax.Array,
+    ) -> Float[Array, "batch"]:
+        schedule = diffusion.SCHEDULES[self.schedule](self.diffusion_steps)
+        return diffusion.denoising_loss(predict, schedule, actions, observations, key)
+
+    def sample(
+        self, predict: Predict, key: jax.Array, observations: Float[Array, "batch observation"]
+    ) -> Float[Array, "batch action"]:
+        schedule = diffusion.SCHEDULES[self.schedule](self.diffusion_steps)
+        if self.sampler == "ddim":
+            actions = diffusion.ddim_sample(
+                predict, schedule, key, observations, self.action_size, self.sampling_steps
+            )
+        else:
+            actions = diffusion.ddpm_sample(
+                predict, schedule, key, observations, self.action_size
+            )
+        return jnp.clip(actions, -1, 1)
+
+
+@dataclass(frozen=True)
+class GaussianBackbone:
+    """A tanh-squashed normal; ``network(observations) -> (mean, log_std)``.
+
+    Acts by its mode tanh(mean) where ``deterministic``, else by a sample.
+    """
+
+    action_size: int
+    network: nn.Module | None = None
+    deterministic: bool = True
+
+    def __post_init__(self):
+        if self.network is None:
+            object.__setattr__(self, "network", GaussianActor(self.action_size))
+
+    def example(self, observation_size: int) -> tuple[Array, ...]:
+        """Inputs of the network with a batch of one, to initialise or trace it."""
+        return (jnp.zeros((1, observation_size)),)
+
+    def loss(
+        self,
+        predict: Predict,
+        observations: Float[Array, "batch observation"],
+        actions: Float[Array, "batch action"],
+        key: jax.Array,
+    ) -> Float[Array, "batch"]:
+        """−log π(a|s), with actions kept 1e-4 inside (−1, 1), where tanh has an inverse."""
+        del key
+        mean, log_std = predict(observations)
+        inside = jnp.clip(actions, -1 + 1e-4, 1 - 1e-4)
+        before = jnp.arctanh(inside)
+        log_normal = jax.scipy.stats.norm.logpdf(before, mean, jnp.exp(log_std))
+        return -jnp.sum(log_normal - jnp.log1p(-jnp.square(inside)), axis=-1)
+
+    def sample(
+        self, predict: Predict, key: jax.Array, observations: Float[Array, "batch observation"]
+    ) -> Float[Array, "batch action"]:
+        mean, log_std = predict(observations)
+        if self.deterministic:
+            return jnp.tanh(mean)
+        return jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
+
+
+Backbone = DiffusionBackbone | GaussianBackbone
+
+
+def _check_choice(name: str, value: str, choices) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is unknown; expected one of {sorted(choices)}")
+
+
+def _check_at_least_one(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")

@@ -1,0 +1,6 @@
+"""Offline datasets: the type, the registry of names, and demonstrations that come along."""
+
+from psec_jax.data.dataset import TransitionDataset, concatenate
+from psec_jax.data.registry import load_dataset
+
+__all__ = ["TransitionDataset", "concatenate", "load_dataset"]

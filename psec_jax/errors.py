@@ -1,0 +1,20 @@
+"""Errors that callers may want to tell apart. Each message says what, expected what, and the
+mend."""
+
+
+class BaseMismatch(ValueError):
+    """A skill met a base policy that it was not learnt on."""
+
+    def __init__(self, what: str, fingerprint: str, other: str, other_fingerprint: str):
+        super().__init__(
+            f"{what} belongs to the base policy {fingerprint}, but {other} is "
+            f"{other_fingerprint}; use the base it was learnt on, or learn the skill again"
+        )
+
+
+class BrokenFile(ValueError):
+    """A file is not what its name says: truncated, garbage, or of another layout."""
+
+
+class Diverged(FloatingPointError):
+    """A loss stopped being finite."""

@@ -1,0 +1,52 @@
+"""Stepping a vector environment under any function from observations to actions."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of n environments; each array has n rows.
+
+    Only rows where ``active`` holds belong to the episode that began with the reset: an
+    environment whose episode has ended goes on, but is no longer active.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminations: np.ndarray
+    truncations: np.ndarray
+    active: np.ndarray
+
+
+def rollout(
+    envs: VectorEnv,
+    act: Callable[[np.ndarray], np.ndarray],
+    seeds: Sequence[int],
+) -> Iterator[Step]:
+    """One episode of each environment, all at once, until the last one ends.
+
+    ``act`` maps observations (n, obs) to actions (n, act); ``seeds`` gives one seed for each of
+    the first environments, and those beyond are never active.
+    """
+    idle = envs.num_envs - len(seeds)
+    observations, _ = envs.reset(seed=[int(seed) for seed in seeds] + [0] * idle)
+    active = np.arange(envs.num_envs) < len(seeds)
+    while active.any():
+        observations = np.array(observations)
+        actions = act(observations)
+        following, rewards, terminations, truncations, _ = envs.step(actions)
+        yield Step(
+            observations,
+            actions,
+            np.array(rewards),
+            np.array(terminations),
+            np.array(truncations),
+            active,
+        )
+        active = active & ~(terminations | truncations)
+        observations = following

@@ -1,0 +1,65 @@
+"""What every learner does with a loss: AdamW under cosine decay, and an average of the weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+from flax import struct
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW whose learning rate falls to zero along a half cosine over ``steps`` updates.
+
+    ``ema_rate`` is the share of the newest parameters in the moving average that acts;
+    ``clip`` bounds the gradient's global norm where given.
+    """
+
+    steps: int
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-4
+    ema_rate: float = 0.001
+    clip: float | None = None
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate!r}")
+        if not 0 < self.ema_rate <= 1:
+            raise ValueError(f"ema_rate must be in (0, 1], not {self.ema_rate!r}")
+
+    def transformation(self) -> optax.GradientTransformation:
+        schedule = optax.cosine_decay_schedule(self.learning_rate, self.steps)
+        adamw = optax.adamw(schedule, weight_decay=self.weight_decay)
+        if self.clip is None:
+            return adamw
+        return optax.chain(optax.clip_by_global_norm(self.clip), adamw)
+
+
+@struct.dataclass
+class TrainState:
+    """The trainable parameters, their moving average, and the optimiser's state."""
+
+    params: Any
+    average: Any
+    optimiser: optax.OptState
+
+    @classmethod
+    def start(cls, params: Any, optimisation: Optimisation) -> "TrainState":
+        return cls(params, params, optimisation.transformation().init(params))
+
+
+def descend(
+    loss: Callable[[Any], jax.Array], state: TrainState, optimisation: Optimisation
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step down ``loss(params) -> scalar``; returns the new state and the loss."""
+    value, gradients = jax.value_and_grad(loss)(state.params)
+    updates, optimiser = optimisation.transformation().update(
+        gradients, state.optimiser, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    average = optax.incremental_update(params, state.average, optimisation.ema_rate)
+    return TrainState(params, average, optimiser), {"loss": value}

@@ -1,0 +1,237 @@
+"""Policies: a backbone, its parameters, the statistics of its observations, and its skills."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct, traverse_util
+from jaxtyping import Array, Float
+
+from psec_jax.backbones import Backbone
+from psec_jax.errors import BaseMismatch
+from psec_jax.skills.bank import Bank
+from psec_jax.skills.injection import dense_layers, inject, merge
+
+
+@struct.dataclass
+class Statistics:
+    """The observation statistics that a policy normalises with: mean and deviation, (obs,)."""
+
+    mean: Float[Array, "observation"]
+    std: Float[Array, "observation"]
+
+    @classmethod
+    def of(cls, observations: np.ndarray, floor: float = 1e-2) -> "Statistics":
+        """From data (n, obs); deviations below ``floor`` are raised to it, so that a coordinate
+        that hardly varies in the source data is not blown up in another task."""
+        mean = np.mean(observations, axis=0, dtype=np.float64)
+        std = np.maximum(np.std(observations, axis=0, dtype=np.float64), floor)
+        return cls(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))
+
+    @classmethod
+    def identity(cls, size: int) -> "Statistics":
+        return cls(jnp.zeros(size), jnp.ones(size))
+
+    def normalise(self, observations: Array) -> Array:
+        return (observations - self.mean) / self.std
+
+
+@struct.dataclass
+class Policy:
+    """A frozen policy, with or without a bank of skills.
+
+    Observations go in as the environment gives them; actions come out in [−1, 1]. A pytree, so a
+    policy may be an argument of any JAX transformation.
+    """
+
+    params: Any
+    statistics: Statistics
+    bank: Bank | None
+    backbone: Backbone = struct.field(pytree_node=False)
+
+    @classmethod
+    def create(cls, backbone: Backbone, statistics: Statistics, key: jax.Array) -> "Policy":
+        """A policy with fresh parameters."""
+        example = backbone.example(statistics.mean.shape[0])
+        return cls(backbone.network.init(key, *example)["params"], statistics, None, backbone)
+
+    @property
+    def observation_size(self) -> int:
+        return self.statistics.mean.shape[-1]
+
+    @property
+    def action_size(self) -> int:
+        return self.backbone.action_size
+
+    def act(
+        self,
+        key: jax.Array,
+        observations: Float[Array, "batch observation"],
+        weights: Array | None = None,
+    ) -> Float[Array, "batch action"]:
+        """Actions for a batch of observations, in one compiled call.
+
+        ``weights`` mixes the bank's skills: (k,) or (batch, k); None is weight 1 for each.
+        """
+        return act(self, key, observations, weights)
+
+    def predict(
+        self, weights: Array | None = None, dropout: jax.Array | None = None
+    ) -> Callable[..., Array]:
+        """The network as a function of its inputs, with the bank mixed in by ``weights``.
+
+        ``dropout`` is the random key that switches dropout on.
+        """
+        rngs = None if dropout is None else {"dropout": dropout}
+
+        def network(*inputs: Array) -> Array:
+            with inject(self.bank, weights):
+                return self.backbone.network.apply({"params": self.params}, *inputs, rngs=rngs)
+
+        return network
+
+    def loss(
+        self,
+        batch: dict[str, Array],
+        key: jax.Array,
+        weights: Array | None = None,
+        dropout: jax.Array | None = None,
+    ) -> Float[Array, "batch"]:
+        """The backbone's imitation loss of each sample in ``batch``: observations, actions."""
+        observations = self.statistics.normalise(batch["observations"])
+        predict = self.predict(weights, dropout)
+        return self.backbone.loss(predict, observations, batch["actions"], key)
+
+    def sample(self, key: jax.Array, observations: Array, weights: Array | None = None) -> Array:
+        """``act`` without the edge check and compilation, for use inside other functions."""
+        normalised = self.statistics.normalise(observations)
+        return self.backbone.sample(self.predict(weights), key, normalised)
+
+    def dense_layers(self) -> dict[str, tuple[int, int]]:
+        """The path and kernel shape of every layer that a skill may adapt."""
+        example = self.backbone.example(self.observation_size)
+        return dense_layers(dataclasses.replace(self, bank=None).predict(), *example)
+
+    def with_bank(self, bank: Bank | None) -> "Policy":
+        """This policy carrying ``bank``; raises ``BaseMismatch`` for another base's skills."""
+        if bank is not None:
+            own = fingerprint(self)
+            if bank.base != own:
+                raise BaseMismatch(f"the bank {list(bank.names)}", bank.base, "this policy", own)
+        return dataclasses.replace(self, bank=bank)
+
+    def merged(self, weights: Array | None = None) -> "Policy":
+        """A policy without a bank whose kernels include it at fixed ``weights`` (k,)."""
+        if self.bank is None:
+            raise ValueError("this policy carries no skills to merge")
+        return dataclasses.replace(
+            self, params=merge(self.params, self.bank, weights), bank=None
+        )
+
+
+@struct.dataclass
+class BestOf:
+    """Best-of-N acting: of ``candidates`` samples, the one that ``scorer`` likes best.
+
+    ``scorer(observations, actions) -> (batch,)`` must be a pytree: a ``flax.struct`` callable, or
+    ``jax.tree_util.Partial`` around a function.
+    """
+
+    policy: Any
+    scorer: Callable[[Array, Array], Array]
+    candidates: int = struct.field(pytree_node=False)
+
+    @property
+    def observation_size(self) -> int:
+        return self.policy.observation_size
+
+    @property
+    def action_size(self) -> int:
+        return self.policy.action_size
+
+    def act(self, key: jax.Array, observations: Array, weights: Array | None = None) -> Array:
+        return act(self, key, observations, weights)
+
+    def sample(self, key: jax.Array, observations: Array, weights: Array | None = None) -> Array:
+        keys = jax.random.split(key, self.candidates)
+        actions = jax.vmap(lambda k: self.policy.sample(k, observations, weights))(keys)
+        scores = jax.vmap(self.scorer, (None, 0))(observations, actions)
+        best = jnp.argmax(scores, axis=0)
+        return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
+
+
+def act(
+    policy: Any, key: jax.Array, observations: Array, weights: Array | None = None
+) -> Float[Array, "batch action"]:
+    """``policy.sample`` compiled, behind a check of the shapes that enter.
+
+    Serves every kind of policy here: anything with ``sample`` and ``observation_size`` that is a
+    pytree. Raises ``ValueError`` unless ``observations`` is (batch, observation_size) and
+    ``weights``, where given, is (k,) or (batch, k).
+    """
+    shape = np.shape(observations)
+    if len(shape) != 2 or shape[1] != policy.observation_size:
+        raise ValueError(
+            f"observations of shape {shape} do not fit a policy of {policy.observation_size} "
+            f"observation dimensions; expected (batch, {policy.observation_size})"
+        )
+    if np.ndim(weights) == 2 and len(weights) != shape[0]:
+        raise ValueError(
+            f"weights for {len(weights)} samples do not fit a batch of {shape[0]} observations"
+        )
+    return _act(policy, key, observations, weights)
+
+
+@jax.jit
+def _act(policy, key, observations, weights):
+    return policy.sample(key, jnp.asarray(observations, jnp.float32), weights)
+
+
+@functools.lru_cache(maxsize=None)
+def describe(backbone: Backbone) -> str:
+    """A backbone as canonical JSON text: what is written to disk and fingerprinted."""
+    return json.dumps(backbone_to_dict(backbone), sort_keys=True)
+
+
+def backbone_to_dict(backbone: Backbone) -> dict[str, Any]:
+    fields = {
+        f.name: getattr(backbone, f.name)
+        for f in dataclasses.fields(backbone)
+        if f.name != "network"
+    }
+    network = backbone.network
+    settings = {
+        f.name: getattr(network, f.name)
+        for f in dataclasses.fields(network)
+        if f.name not in ("parent", "name")
+    }
+    return {
+        "backbone": type(backbone).__name__,
+        "settings": fields,
+        "network": type(network).__name__,
+        "network_settings": settings,
+    }
+
+
+def fingerprint(policy: Policy) -> str:
+    """The hash that names a base policy: its architecture, parameters and statistics."""
+    digest = hashlib.sha256(describe(policy.backbone).encode())
+    for name, value in sorted(policy_tensors(policy).items()):
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def policy_tensors(policy: Policy) -> dict[str, np.ndarray]:
+    """Every array of a base policy under its name on disk, as float32 on the host."""
+    flat = traverse_util.flatten_dict(dict(policy.params), sep="/")
+    tensors = {f"params/{name}": np.asarray(value) for name, value in flat.items()}
+    tensors["statistics/mean"] = np.asarray(policy.statistics.mean)
+    tensors["statistics/std"] = np.asarray(policy.statistics.std)
+    return tensors

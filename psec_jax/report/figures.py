@@ -1,0 +1,144 @@
+"""Figures. Each function draws one and writes it to a file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from psec_jax.evaluation.statistics import Summary
+
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError(
+        f"figures need the extra: pip install 'psec-jax[experiments]' ({error})"
+    ) from error
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222222")
+
+
+def bars(
+    path: Path,
+    summaries: Mapping[tuple[str, str], Summary],
+    rows: Sequence[tuple[str, str]],
+    columns: Sequence[str],
+    published: Mapping[str, Mapping[str, float]] | None = None,
+    references: Mapping[str, float] | None = None,
+    title: str = "",
+) -> None:
+    """Grouped bars of mean return with 95 % intervals.
+
+    ``published`` numbers are black diamonds, and ``references`` (column → return, such as the
+    demonstrators') dashed lines.
+    """
+    figure, axes = _blank(1.8 + 2.2 * len(columns))
+    rows = [row for row in rows if any((row[0], column) in summaries for column in columns)]
+    width = 0.8 / len(rows)
+    marked = drawn = False
+    for index, (method, label) in enumerate(rows):
+        at = np.arange(len(columns)) + (index - (len(rows) - 1) / 2) * width
+        found = [summaries.get((method, column)) for column in columns]
+        means = np.array([s.mean if s else np.nan for s in found])
+        errors = np.array([[s.mean - s.low, s.high - s.mean] if s else [0, 0] for s in found]).T
+        axes.bar(
+            at, means, width * 0.92, yerr=errors, capsize=2, label=label, **_colour(index)
+        )
+        for x, column in zip(at, columns, strict=True):
+            if published and column in published.get(method, {}):
+                axes.plot(
+                    x,
+                    published[method][column],
+                    "D",
+                    color="black",
+                    markersize=4,
+                    label=None if marked else "paper",
+                )
+                marked = True
+    for x, column in enumerate(columns):
+        if references and column in references:
+            axes.hlines(
+                references[column],
+                x - 0.45,
+                x + 0.45,
+                color="black",
+                linestyle="--",
+                linewidth=1,
+                label=None if drawn else "demonstrations",
+            )
+            drawn = True
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_ylabel("return")
+    _finish(figure, axes, path, title)
+
+
+def lines(
+    path: Path,
+    curves: Mapping[str, Mapping[float, Summary]],
+    xlabel: str,
+    published: Mapping[str, Mapping[float, float]] | None = None,
+    logarithmic: bool = False,
+    title: str = "",
+) -> None:
+    """Mean return with a 95 % band against any quantity; ``published`` curves are dotted."""
+    figure, axes = _blank(6.0)
+    for index, (label, curve) in enumerate(curves.items()):
+        xs = sorted(curve)
+        axes.plot(xs, [curve[x].mean for x in xs], "o-", label=label, **_colour(index))
+        low, high = [curve[x].low for x in xs], [curve[x].high for x in xs]
+        axes.fill_between(xs, low, high, alpha=0.15, linewidth=0, **_colour(index))
+        if published and label in published:
+            xs = sorted(published[label])
+            axes.plot(
+                xs, [published[label][x] for x in xs], ":", label=f"{label} (paper)", **_colour(index)
+            )
+    if logarithmic:
+        axes.set_xscale("log", base=2)
+        ticks = sorted({x for curve in curves.values() for x in curve})
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel("return")
+    _finish(figure, axes, path, title)
+
+
+def weights_over_episode(
+    path: Path,
+    weights: Float[np.ndarray, "step skill"],
+    rewards: Float[np.ndarray, "step"],
+    names: Sequence[str],
+    title: str = "",
+) -> None:
+    """α(s) of each skill at each step of an episode, above the reward of that step."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    for index, name in enumerate(names):
+        above.plot(weights[:, index], label=name, linewidth=1, **_colour(index))
+    above.axhline(1.0, color="black", linewidth=0.5, linestyle=":")
+    above.axhline(0.0, color="black", linewidth=0.5, linestyle=":")
+    above.set_ylabel("weight α(s)")
+    above.legend(frameon=False, loc="best")
+    above.set_title(title)
+    below.plot(rewards, color="#555555", linewidth=1)
+    below.set_ylabel("reward")
+    below.set_xlabel("environment step")
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def _colour(index: int) -> dict[str, str]:
+    return {"color": COLOURS[index % len(COLOURS)]}
+
+
+def _blank(width: float):
+    figure = Figure(figsize=(width, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _finish(figure, axes, path: Path, title: str) -> None:
+    axes.set_ylim(bottom=0)
+    axes.set_title(title)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,59 @@
+"""Measurements as JSON lines: one row each, appended the moment it is made."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from psec_jax.errors import BrokenFile
+from psec_jax.evaluation.statistics import Summary, summarise
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number, what it measures, and where it is a mean, the values behind it."""
+
+    setting: str
+    task: str
+    method: str
+    seed: int
+    metric: str
+    value: float
+    step: int
+    values: tuple[float, ...] = ()
+
+
+def append(path: Path, row: Measurement) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+
+
+def read(paths: Iterable[Path]) -> list[Measurement]:
+    """The rows of one or more results files, in order."""
+    rows = []
+    for path in paths:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                facts = json.loads(line)
+                rows.append(Measurement(**{**facts, "values": tuple(facts["values"])}))
+            except (ValueError, TypeError, KeyError) as error:
+                raise BrokenFile(f"{path}, line {number} is no measurement: {error!r}") from None
+    return rows
+
+
+def summaries(
+    rows: Iterable[Measurement], metric: str = "return"
+) -> dict[tuple[str, str], Summary]:
+    """(method, task) → the summary over seeds of its last step's ``metric``."""
+    latest: dict[tuple[str, str], dict[int, Measurement]] = {}
+    for row in rows:
+        if row.metric == metric:
+            seeds = latest.setdefault((row.method, row.task), {})
+            if row.seed not in seeds or row.step >= seeds[row.seed].step:
+                seeds[row.seed] = row
+    return {
+        cell: summarise([np.array(row.values or [row.value]) for row in seeds.values()])
+        for cell, seeds in latest.items()
+    }

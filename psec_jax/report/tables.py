@@ -1,0 +1,55 @@
+"""Markdown tables."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from psec_jax.evaluation.statistics import Summary
+
+
+def markdown(
+    rows: Sequence[tuple[str, str]],
+    columns: Sequence[str],
+    cell: Callable[[str, str], str],
+    corner: str = "",
+) -> str:
+    """A table; ``rows`` are (key, label) and ``cell(key, column)`` fills it."""
+    lines = [[corner, *columns], ["---"] * (len(columns) + 1)]
+    lines += [[label, *(cell(key, column) for column in columns)] for key, label in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def returns_table(
+    summaries: Mapping[tuple[str, str], Summary],
+    rows: Sequence[tuple[str, str]],
+    columns: Sequence[str],
+) -> str:
+    """Mean return and its 95 % interval; the best mean of each column is bold."""
+    best = {
+        column: max(
+            (s.mean for (method, task), s in summaries.items() if task == column), default=None
+        )
+        for column in columns
+    }
+
+    def cell(method: str, column: str) -> str:
+        summary = summaries.get((method, column))
+        if summary is None:
+            return "–"
+        mean = f"{summary.mean:.0f}"
+        mean = f"**{mean}**" if summary.mean == best[column] else mean
+        return f"{mean} [{summary.low:.0f}, {summary.high:.0f}]"
+
+    return markdown(rows, columns, cell)
+
+
+def published_table(
+    numbers: Mapping[str, Mapping[str, float]],
+    rows: Sequence[tuple[str, str]],
+    columns: Sequence[str],
+) -> str:
+    """The paper's own numbers for the same rows and columns."""
+
+    def cell(method: str, column: str) -> str:
+        value = numbers.get(method, {}).get(column)
+        return "–" if value is None else f"{value:g}"
+
+    return markdown([row for row in rows if row[0] in numbers], columns, cell)

@@ -1,0 +1,6 @@
+"""Skills: deltas and banks, their injection into networks, and the library on disk."""
+
+from psec_jax.skills.bank import Adapter, Bank, Skill
+from psec_jax.skills.injection import dense_layers, inject, merge
+
+__all__ = ["Adapter", "Bank", "Skill", "dense_layers", "inject", "merge"]

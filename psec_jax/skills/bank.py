@@ -1,0 +1,126 @@
+"""Skills and banks of skills."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from psec_jax.errors import BaseMismatch
+from psec_jax.skills.deltas import Delta, fresh_full, fresh_low_rank, side_by_side
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What shape a skill's deltas have.
+
+    ``scale`` multiplies every delta; it is the paper's α (16 at rank 8), with no division by the
+    rank, so PEFT's ``lora_alpha`` is ``scale * rank``. ``targets`` is a regular expression that a
+    dense layer's whole path must match, e.g. ``block_.*``; the default leaves the time embedding
+    of a denoiser alone.
+    """
+
+    kind: Literal["low_rank", "full"] = "low_rank"
+    rank: int = 8
+    scale: float = 16.0
+    targets: str = r"(?!time/).*"
+
+    def __post_init__(self):
+        if self.kind not in ("low_rank", "full"):
+            raise ValueError(f"adapter kind {self.kind!r} is unknown; use 'low_rank' or 'full'")
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"adapter rank must be an integer of at least 1, not {self.rank!r}")
+        if not self.scale > 0:
+            raise ValueError(f"adapter scale must be above 0, not {self.scale!r}")
+        try:
+            re.compile(self.targets)
+        except re.error as error:
+            raise ValueError(
+                f"adapter targets {self.targets!r} is not a regular expression: {error}"
+            ) from None
+
+    def fresh(self, key: jax.Array, layers: Mapping[str, tuple[int, int]]) -> dict[str, Delta]:
+        """Deltas that add exactly zero to each of ``layers`` (path → kernel shape) that match."""
+        chosen = {path: s for path, s in layers.items() if re.fullmatch(self.targets, path)}
+        if not chosen:
+            raise ValueError(
+                f"adapter targets {self.targets!r} match none of the dense layers {sorted(layers)}"
+            )
+        deltas = {}
+        for path, layer_key in zip(chosen, jax.random.split(key, len(chosen)), strict=True):
+            if self.kind == "low_rank":
+                deltas[path] = fresh_low_rank(layer_key, chosen[path], self.rank)
+            else:
+                deltas[path] = fresh_full(layer_key, chosen[path])
+        return deltas
+
+
+@dataclass(frozen=True)
+class Skill:
+    """What has been learnt on top of one base policy.
+
+    ``deltas`` maps the path of each adapted dense layer to the skill's own delta; ``base`` is the
+    fingerprint of the policy it belongs to; ``provenance`` is free-form JSON data.
+    """
+
+    deltas: Mapping[str, Delta]
+    adapter: Adapter
+    base: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """The number of parameters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(dict(self.deltas)))
+
+
+@struct.dataclass
+class Bank:
+    """k skills of one base policy, ready to be mixed by k weights at every dense layer."""
+
+    layers: dict[str, tuple[Delta, ...]]
+    scales: Float[Array, "skill"]
+    names: tuple[str, ...] = struct.field(pytree_node=False)
+    base: str = struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, skills: Mapping[str, Skill]) -> "Bank":
+        """Lay named skills side by side; raises ``BaseMismatch`` if their bases differ."""
+        if not skills:
+            raise ValueError("a bank needs at least one skill")
+        bases = {name: skill.base for name, skill in skills.items()}
+        first, base = next(iter(bases.items()))
+        for name, other in bases.items():
+            if other != base:
+                raise BaseMismatch(f"skill {name!r}", other, f"the base of skill {first!r}", base)
+        paths = dict.fromkeys(path for skill in skills.values() for path in skill.deltas)
+        layers = {
+            path: side_by_side([skill.deltas.get(path) for skill in skills.values()])
+            for path in paths
+        }
+        scales = jnp.array([skill.adapter.scale for skill in skills.values()], jnp.float32)
+        return cls(layers, scales, tuple(skills), base)
+
+    @property
+    def size(self) -> int:
+        """The number of skills, k."""
+        return len(self.names)
+
+    def gains(self, weights: Array | None) -> Array:
+        """Weights times scales; ``None`` means weight 1 for every skill.
+
+        ``weights`` is (k,) or (..., k); raises ``ValueError`` for any other width.
+        """
+        if weights is None:
+            return self.scales
+        weights = jnp.asarray(weights)
+        if weights.ndim == 0 or weights.shape[-1] != self.size:
+            raise ValueError(
+                f"weights of shape {weights.shape} do not fit a bank of {self.size} skill(s) "
+                f"{list(self.names)}; expected ({self.size},) or (batch, {self.size})"
+            )
+        return weights * self.scales

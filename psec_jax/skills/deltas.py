@@ -1,0 +1,95 @@
+"""Deltas: what skills add to the frozen kernels, laid side by side layer by layer.
+
+Both kinds answer the same two questions, for gains ``g`` (weight times scale, one a skill):
+``contribution(x, g)`` is what they add to a layer's output, ``kernel(g)`` what they add to its
+kernel when the gains are fixed. One delta object holds the terms of one or of many skills.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+
+@struct.dataclass
+class LowRank:
+    """Low-rank terms ``g_i B_i A_i`` side by side along the rank axis.
+
+    ``down`` holds the B_i, (d_in, Σ n_i); ``up`` the A_i, (Σ n_i, d_out); ``ranks[i]`` is n_i,
+    the number of columns that skill i owns (0 where it leaves this layer alone).
+    """
+
+    down: Float[Array, "input rank"]
+    up: Float[Array, "rank output"]
+    ranks: tuple[int, ...] = struct.field(pytree_node=False)
+
+    @property
+    def owner(self) -> np.ndarray:
+        """The skill that owns each column, (Σ n_i,)."""
+        return np.repeat(np.arange(len(self.ranks)), self.ranks)
+
+    def contribution(self, x: Array, gains: Array) -> Array:
+        return ((x @ self.down) * gains[..., self.owner].astype(x.dtype)) @ self.up
+
+    def kernel(self, gains: Float[Array, "skill"]) -> Float[Array, "input output"]:
+        return (self.down * gains[self.owner]) @ self.up
+
+
+@struct.dataclass
+class Full:
+    """Dense terms ``g_i ΔW_i``: ``kernels`` is (m, d_in, d_out), ``ranks[i]`` is 1 for the m
+    skills that own one of them and 0 for the others."""
+
+    kernels: Float[Array, "term input output"]
+    ranks: tuple[int, ...] = struct.field(pytree_node=False)
+
+    @property
+    def owner(self) -> np.ndarray:
+        """The skill that owns each kernel, (m,)."""
+        return np.repeat(np.arange(len(self.ranks)), self.ranks)
+
+    def contribution(self, x: Array, gains: Array) -> Array:
+        own = gains[..., self.owner].astype(x.dtype)
+        if own.ndim == 1:
+            return x @ jnp.einsum("m,mio->io", own, self.kernels)
+        return jnp.einsum("...m,...mo->...o", own, jnp.einsum("...i,mio->...mo", x, self.kernels))
+
+    def kernel(self, gains: Float[Array, "skill"]) -> Float[Array, "input output"]:
+        return jnp.einsum("m,mio->io", gains[self.owner], self.kernels)
+
+
+Delta = LowRank | Full
+
+
+def fresh_low_rank(key: jax.Array, shape: tuple[int, int], rank: int) -> LowRank:
+    """A low-rank delta that adds exactly zero: LeCun-normal beside the input, zero beside the
+    output."""
+    down = jax.nn.initializers.lecun_normal()(key, (shape[0], rank))
+    return LowRank(down, jnp.zeros((rank, shape[1])), (rank,))
+
+
+def fresh_full(key: jax.Array, shape: tuple[int, int]) -> Full:
+    """A dense delta that adds exactly zero."""
+    del key
+    return Full(jnp.zeros((1, *shape)), (1,))
+
+
+def side_by_side(deltas: Sequence[Delta | None]) -> tuple[Delta, ...]:
+    """Lay one layer's deltas of k single skills side by side: at most one of each kind.
+
+    ``deltas[i]`` is skill i's delta for the layer, or None where it has none.
+    """
+    groups = []
+    low = [d for d in deltas if isinstance(d, LowRank)]
+    if low:
+        ranks = tuple(d.ranks[0] if isinstance(d, LowRank) else 0 for d in deltas)
+        down = jnp.concatenate([d.down for d in low], axis=1)
+        groups.append(LowRank(down, jnp.concatenate([d.up for d in low], axis=0), ranks))
+    full = [d for d in deltas if isinstance(d, Full)]
+    if full:
+        ranks = tuple(int(isinstance(d, Full)) for d in deltas)
+        groups.append(Full(jnp.concatenate([d.kernels for d in full], axis=0), ranks))
+    return tuple(groups)

@@ -1,0 +1,156 @@
+"""Skills and base policies as tensors and JSON facts: the on-disk format.
+
+A skill follows Hugging Face PEFT's convention where one exists: ``lora_A`` (rank, d_in) and
+``lora_B`` (d_out, rank) under ``base_model.model.<layer>``, ``r``, ``lora_alpha = scale * r`` and
+``target_modules``. Dense deltas are ``<layer>.delta.weight`` (d_out, d_in).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from psec_jax.backbones import DiffusionBackbone, GaussianBackbone
+from psec_jax.errors import BrokenFile
+from psec_jax.networks import Denoiser, GaussianActor
+from psec_jax.policies import Policy, Statistics, backbone_to_dict, policy_tensors
+from psec_jax.skills.bank import Adapter, Skill
+from psec_jax.skills.deltas import Delta, Full, LowRank
+
+_PREFIX = "base_model.model."
+_BACKBONES = {c.__name__: c for c in (DiffusionBackbone, GaussianBackbone)}
+_NETWORKS = {c.__name__: c for c in (Denoiser, GaussianActor)}
+
+
+def skill_tensors(skill: Skill) -> dict[str, np.ndarray]:
+    tensors = {}
+    for path, delta in skill.deltas.items():
+        layer = _PREFIX + path.replace("/", ".")
+        if isinstance(delta, LowRank):
+            tensors[f"{layer}.lora_A.weight"] = np.asarray(delta.down).T
+            tensors[f"{layer}.lora_B.weight"] = np.asarray(delta.up).T
+        else:
+            tensors[f"{layer}.delta.weight"] = np.asarray(delta.kernels[0]).T
+    return tensors
+
+
+def skill_config(skill: Skill) -> dict[str, Any]:
+    adapter = skill.adapter
+    config = {
+        "peft_type": "LORA" if adapter.kind == "low_rank" else "FULL",
+        "kind": adapter.kind,
+        "scale": adapter.scale,
+        "targets": adapter.targets,
+        "target_modules": sorted(path.replace("/", ".") for path in skill.deltas),
+        "base_fingerprint": skill.base,
+        "provenance": dict(skill.provenance),
+    }
+    if adapter.kind == "low_rank":
+        config |= {"r": adapter.rank, "lora_alpha": adapter.scale * adapter.rank}
+    return config
+
+
+def skill_from(
+    tensors: Mapping[str, np.ndarray],
+    config: Mapping[str, Any],
+    layers: Mapping[str, tuple[int, int]],
+    source: Path,
+) -> Skill:
+    """The skill in a file's tensors and facts, checked against the base's dense ``layers``."""
+    try:
+        adapter = Adapter(
+            kind=config["kind"],
+            rank=config.get("r", 1),
+            scale=float(config["scale"]),
+            targets=config["targets"],
+        )
+        base, provenance = str(config["base_fingerprint"]), dict(config["provenance"])
+        modules = [str(module).replace(".", "/") for module in config["target_modules"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BrokenFile(f"{source}: the adapter configuration is not valid: {error!r}") from None
+    rest = dict(tensors)
+    deltas = {path: _take_delta(rest, path, adapter, layers, source) for path in modules}
+    if rest or not deltas:
+        raise BrokenFile(f"{source}: tensors {sorted(rest)} belong to no layer of its base policy")
+    return Skill(deltas, adapter, base, provenance)
+
+
+def _take_delta(rest: dict, path: str, adapter: Adapter, layers: Mapping, source: Path) -> Delta:
+    if path not in layers:
+        raise BrokenFile(f"{source}: its base policy has no dense layer {path!r}")
+    d_in, d_out = layers[path]
+    layer = _PREFIX + path.replace("/", ".")
+
+    def take(suffix: str, shape: tuple[int, int]) -> jax.Array:
+        value = rest.pop(f"{layer}.{suffix}", None)
+        if value is None or value.shape != shape:
+            found = "missing" if value is None else f"of shape {value.shape}"
+            raise BrokenFile(f"{source}: tensor {layer}.{suffix} is {found}, expected {shape}")
+        return jnp.asarray(value.T)
+
+    if adapter.kind == "full":
+        return Full(take("delta.weight", (d_out, d_in))[None], (1,))
+    down = take("lora_A.weight", (adapter.rank, d_in))
+    return LowRank(down, take("lora_B.weight", (d_out, adapter.rank)), (adapter.rank,))
+
+
+def base_config(policy: Policy) -> dict[str, Any]:
+    return backbone_to_dict(policy.backbone)
+
+
+def base_from(
+    tensors: Mapping[str, np.ndarray],
+    config: Mapping[str, Any],
+    source: Path,
+    network: nn.Module | None = None,
+) -> Policy:
+    """The base policy in a file's tensors and facts; ``network`` where its class is not ours."""
+    try:
+        if network is None:
+            kind = config["network"]
+            if kind not in _NETWORKS:
+                raise ValueError(
+                    f"network class {kind!r} is not part of psec_jax; open the library with "
+                    f"network={kind}(…)"
+                )
+            settings = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in config["network_settings"].items()
+            }
+            network = _NETWORKS[kind](**settings)
+        backbone = _BACKBONES[config["backbone"]](network=network, **config["settings"])
+        size = int(np.shape(tensors["statistics/mean"])[0])
+        fresh = jax.eval_shape(
+            lambda: Policy.create(backbone, Statistics.identity(size), jax.random.key(0))
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise BrokenFile(f"{source}: the base policy's description is not valid: {error}") from None
+    expected = {
+        f"params/{name}": value.shape
+        for name, value in traverse_util.flatten_dict(fresh.params, sep="/").items()
+    } | {"statistics/mean": (size,), "statistics/std": (size,)}
+    found = {name: value.shape for name, value in tensors.items()}
+    if found != expected:
+        wrong = sorted(set(found.items()) ^ set(expected.items()))
+        raise BrokenFile(f"{source}: tensors do not fit the described network: {wrong[:4]}")
+    params = traverse_util.unflatten_dict(
+        {
+            name.removeprefix("params/"): jnp.asarray(value)
+            for name, value in tensors.items()
+            if name.startswith("params/")
+        },
+        sep="/",
+    )
+    statistics = Statistics(
+        jnp.asarray(tensors["statistics/mean"]), jnp.asarray(tensors["statistics/std"])
+    )
+    return dataclasses.replace(fresh, params=params, statistics=statistics)
+
+
+__all__ = ["base_config", "base_from", "policy_tensors", "skill_config", "skill_from"]

@@ -1,0 +1,165 @@
+"""A library of skills on disk: one base policy and the skills that were learnt on it."""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flax import linen as nn
+
+from psec_jax.errors import BaseMismatch, BrokenFile
+from psec_jax.policies import Policy, fingerprint
+from psec_jax import storage
+from psec_jax.skills import format
+from psec_jax.skills.bank import Bank, Skill
+
+FORMAT = 1
+_TENSORS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+class SkillLibrary:
+    """The skills of one base policy, in a folder.
+
+    ``base/`` holds π₀, ``skills/<name>/`` one skill each, ``library.json`` the format and the
+    base's fingerprint. The folder of skills is the only list of them, and every write is a
+    rename, so processes may add to one library at the same time.
+    """
+
+    def __init__(self, path: Path, base: Policy):
+        self.path = path
+        self.base = base
+
+    @classmethod
+    def create(cls, path: str | Path, base: Policy) -> "SkillLibrary":
+        """A new library around ``base``; raises ``FileExistsError`` if ``path`` is taken."""
+        path = Path(path)
+        if base.bank is not None:
+            raise ValueError("a base policy carries no bank; merge it first or leave it out")
+        with storage.new_folder(path) as folder:
+            (folder / "base").mkdir()
+            (folder / "skills").mkdir()
+            storage.write_tensors(
+                folder / "base" / "model.safetensors", format.policy_tensors(base)
+            )
+            storage.write_json(folder / "base" / "config.json", format.base_config(base))
+            facts = {"format": FORMAT, "base_fingerprint": fingerprint(base)}
+            storage.write_json(folder / "library.json", facts)
+        return cls(path, base)
+
+    @classmethod
+    def open(cls, path: str | Path, network: nn.Module | None = None) -> "SkillLibrary":
+        """The library in ``path``.
+
+        ``network`` is needed only for a base whose Linen module is not one of psec_jax's. Raises
+        ``BrokenFile`` if the folder is no library or its base is not what it was.
+        """
+        path = Path(path)
+        if not (path / "library.json").is_file():
+            raise BrokenFile(f"{path} is not a skill library: it has no library.json")
+        facts = storage.read_json(path / "library.json")
+        if facts.get("format") != FORMAT:
+            raise BrokenFile(
+                f"{path}: library format {facts.get('format')!r} is not the format {FORMAT} that "
+                "this version reads"
+            )
+        tensors, _ = storage.read_tensors(path / "base" / "model.safetensors")
+        config = storage.read_json(path / "base" / "config.json")
+        base = format.base_from(tensors, config, path / "base", network)
+        own = fingerprint(base)
+        if own != facts.get("base_fingerprint"):
+            raise BaseMismatch(f"{path}", str(facts.get("base_fingerprint")), "its base/", own)
+        return cls(path, base)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.base)
+
+    @functools.cached_property
+    def _layers(self) -> dict[str, tuple[int, int]]:
+        return self.base.dense_layers()
+
+    def names(self) -> tuple[str, ...]:
+        """The names of the skills, in alphabetical order."""
+        folder = self.path / "skills"
+        return tuple(sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")))
+
+    def add(self, name: str, skill: Skill, **provenance: Any) -> None:
+        """Store ``skill`` under ``name``, with ``provenance`` beside what it already records.
+
+        Raises ``BaseMismatch`` for a skill of another base, ``FileExistsError`` for a name that
+        is taken and ``ValueError`` for one that is not allowed.
+        """
+        target = self._folder(name)
+        if skill.base != self.fingerprint:
+            raise BaseMismatch(f"skill {name!r}", skill.base, "this library's", self.fingerprint)
+        skill = dataclasses.replace(skill, provenance={**skill.provenance, **provenance})
+        config = format.skill_config(skill)
+        format.skill_from(format.skill_tensors(skill), config, self._layers, target)
+        with storage.new_folder(target) as folder:
+            storage.write_tensors(folder / _TENSORS, format.skill_tensors(skill))
+            storage.write_json(folder / _CONFIG, config)
+
+    def get(self, name: str) -> Skill:
+        """The skill called ``name``; raises ``KeyError`` if there is none."""
+        folder = self._existing(name)
+        tensors, _ = storage.read_tensors(folder / _TENSORS)
+        return self._checked(tensors, storage.read_json(folder / _CONFIG), folder)
+
+    def remove(self, name: str) -> None:
+        """Delete a skill; π₀ and the other skills stay as they are."""
+        folder = self._existing(name)
+        grave = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
+        os.rename(folder, grave / "skill")
+        shutil.rmtree(grave)
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a skill another name; raises ``FileExistsError`` if that is taken."""
+        source, target = self._existing(name), self._folder(new)
+        if target.exists():
+            raise FileExistsError(f"{target} exists already; remove it or choose another name")
+        os.rename(source, target)
+
+    def bank(self, names: Sequence[str] | None = None) -> Bank:
+        """The named skills side by side, in the order given; all of them where None."""
+        names = self.names() if names is None else names
+        return Bank.of({name: self.get(name) for name in names})
+
+    def export(self, name: str, file: str | Path) -> Path:
+        """Write one skill as one safetensors file that another machine can import."""
+        skill = self.get(name)
+        file = Path(file)
+        metadata = {"format": "psec-skill", "name": name}
+        metadata["adapter_config"] = json.dumps(format.skill_config(skill), sort_keys=True)
+        with storage.new_file(file) as temporary:
+            storage.write_tensors(temporary, format.skill_tensors(skill), metadata)
+        return file
+
+    def import_file(self, file: str | Path, name: str | None = None) -> str:
+        """Add a skill that ``export`` wrote, under its own or another ``name``; returns it."""
+        file = Path(file)
+        tensors, metadata = storage.read_tensors(file)
+        if metadata.get("format") != "psec-skill":
+            raise BrokenFile(f"{file} is not an exported skill; export it with `export NAME FILE`")
+        config = storage.parse_json(metadata.get("adapter_config", ""), file)
+        name = storage.check_name(metadata.get("name") if name is None else name)
+        self.add(name, self._checked(tensors, config, file))
+        return name
+
+    def _checked(self, tensors, config, source: Path) -> Skill:
+        if (other := config.get("base_fingerprint")) != self.fingerprint:
+            raise BaseMismatch(f"{source}", str(other), "this library's", self.fingerprint)
+        return format.skill_from(tensors, config, self._layers, source)
+
+    def _folder(self, name: str) -> Path:
+        return self.path / "skills" / storage.check_name(name)
+
+    def _existing(self, name: str) -> Path:
+        folder = self._folder(name)
+        if not folder.is_dir() or folder.is_symlink():
+            raise KeyError(f"no skill {name!r} in {self.path}; it holds {list(self.names())}")
+        return folder

@@ -1,0 +1,122 @@
+"""Files of tensors and of facts: safetensors and JSON, written whole or not at all.
+
+Nothing here unpickles, and no name that comes from a file or a user becomes a path unchecked.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from psec_jax.errors import BrokenFile
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def check_name(name: str, what: str = "skill") -> str:
+    """``name`` if it can safely name a folder; raises ``ValueError`` otherwise."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{what} name {name!r} is not allowed: use 1 to 64 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside ``target`` that becomes it when the block ends well.
+
+    Raises ``FileExistsError`` if ``target`` exists by then, also when another process was first.
+    """
+    if target.exists():
+        raise FileExistsError(f"{target} exists already; remove it or choose another name")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        try:
+            os.rename(temporary, target)
+        except OSError as error:
+            if target.exists():
+                raise FileExistsError(
+                    f"{target} exists already; remove it or choose another name"
+                ) from error
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """A temporary path beside ``target`` that replaces it when the block ends well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".new-", suffix=target.suffix, dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, facts: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``; raises ``BrokenFile`` if it holds anything else."""
+    if not path.is_file() or path.is_symlink():
+        raise BrokenFile(f"{path} is missing or not a plain file")
+    return parse_json(path.read_bytes(), path)
+
+
+def parse_json(text: bytes | str, source: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+    except ValueError as error:
+        raise BrokenFile(f"{source} holds no valid JSON: {error}") from None
+    if not isinstance(facts, dict):
+        raise BrokenFile(f"{source} must hold a JSON object, not {type(facts).__name__}")
+    return facts
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    safetensors.numpy.save_file(arrays, path, metadata=None if metadata is None else {**metadata})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The float32 or boolean tensors and the metadata in a safetensors file.
+
+    Raises ``BrokenFile`` if the file is missing, truncated, garbage, of another type, or holds
+    values that are not finite.
+    """
+    if not path.is_file() or path.is_symlink():
+        raise BrokenFile(f"{path} is missing or not a plain file")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
+        raise BrokenFile(f"{path} is not a readable safetensors file: {error}") from None
+    for name, value in tensors.items():
+        if value.dtype not in (np.float32, np.bool_):
+            raise BrokenFile(f"{path}: tensor {name!r} is {value.dtype}, expected float32")
+        if not np.isfinite(value).all():
+            raise BrokenFile(f"{path}: tensor {name!r} holds values that are not finite")
+    return tensors, metadata

@@ -1,0 +1,98 @@
+"""``fit``: one loop for every learner, chunks of updates compiled into one program."""
+
+import functools
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from psec_jax.data.dataset import TransitionDataset
+from psec_jax.errors import Diverged
+from psec_jax.training.metrics import Writer
+from psec_jax.training.progress import Progress
+
+
+class Learner(Protocol):
+    """What ``fit`` trains: a pytree of frozen things and hyperparameters, with pure functions."""
+
+    name: str
+
+    def init(self, key: jax.Array, example: dict[str, jax.Array]) -> Any: ...
+
+    def update(
+        self, state: Any, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[Any, dict[str, jax.Array]]: ...
+
+
+def fit(
+    learner: Learner,
+    data: TransitionDataset,
+    *,
+    steps: int,
+    batch_size: int,
+    key: jax.Array,
+    state: Any = None,
+    start: int = 0,
+    chunk: int = 100,
+    label: str | None = None,
+    writer: Writer | None = None,
+    progress: bool = False,
+) -> Any:
+    """Train ``learner`` on minibatches drawn uniformly from ``data``; returns its final state.
+
+    ``chunk`` updates run in one compiled program, with the data on the device and the state's
+    memory reused; the host sees only the mean of each metric over a chunk, which goes to
+    ``writer`` and the progress bar under ``label``. Update i uses the key ``fold_in(key, i)``, so
+    training 0…n in one call equals 0…m and then, with ``state`` and ``start=m``, m…n.
+
+    Raises ``Diverged`` naming the learner and the step at which a metric stopped being finite.
+    """
+    if steps < 1 or batch_size < 1:
+        raise ValueError(f"steps and batch_size must be at least 1, not {steps} and {batch_size}")
+    label = label or learner.name
+    init_key, update_key = jax.random.split(key)
+    arrays = data.device()
+    if state is None:
+        state = learner.init(init_key, jax.tree.map(lambda a: a[:1], arrays))
+    # Chunks donate the state, so it must not share memory with the learner's frozen parts.
+    state = jax.tree.map(jnp.copy, state)
+    with Progress(label, steps, start, shown=progress) as bar:
+        step = start
+        while step < steps:
+            length = min(chunk, steps - step)
+            state, metrics = _run_chunk(
+                learner, state, arrays, update_key, step, length=length, batch_size=batch_size
+            )
+            means = _finite_means(metrics, label, step)
+            step += length
+            bar.advance(step, means["loss"])
+            if writer is not None:
+                writer.write(label, step, means)
+    return state
+
+
+@functools.partial(jax.jit, static_argnames=("length", "batch_size"), donate_argnames="state")
+def _run_chunk(learner, state, arrays, key, start, *, length, batch_size):
+    size = jax.tree.leaves(arrays)[0].shape[0]
+
+    def step(state, index):
+        batch_key, update_key = jax.random.split(jax.random.fold_in(key, index))
+        rows = jax.random.randint(batch_key, (batch_size,), 0, size)
+        batch = jax.tree.map(lambda a: a[rows], arrays)
+        return learner.update(state, batch, update_key)
+
+    return jax.lax.scan(step, state, start + jnp.arange(length))
+
+
+def _finite_means(metrics: dict[str, jax.Array], label: str, start: int) -> dict[str, float]:
+    means = {}
+    for name, values in jax.device_get(metrics).items():
+        bad = np.flatnonzero(~np.isfinite(values))
+        if bad.size:
+            raise Diverged(
+                f"{label}: {name} became {values[bad[0]]} at step {start + int(bad[0]) + 1}; try a "
+                "smaller learning rate, gradient clipping, or look for extreme values in the data"
+            )
+        means[name] = float(np.mean(values))
+    return means

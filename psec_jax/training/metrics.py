@@ -1,0 +1,80 @@
+"""Where metrics go: a JSON-lines file, Weights & Biases, or both."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Writer(Protocol):
+    """Takes the metrics of one learner at one step."""
+
+    def write(self, label: str, step: int, metrics: Mapping[str, float]) -> None: ...
+
+
+class JsonLines:
+    """One JSON object a line, flushed at once: ``{"label": …, "step": …, "loss": …}``."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a")
+
+    def write(self, label: str, step: int, metrics: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps({"label": label, "step": step, **metrics}) + "\n")
+        self._file.flush()
+
+
+class Wandb:
+    """A Weights & Biases run: ``online``, ``offline`` (files only), or ``disabled``.
+
+    Raises ``ImportError`` naming the extra where the package is missing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        mode: str,
+        project: str,
+        group: str | None = None,
+    ):
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError(
+                f"logger=wandb needs the extra: pip install 'psec-jax[wandb]' ({error})"
+            ) from error
+        self._wandb = wandb
+        self._run = wandb.init(
+            project=project,
+            group=group,
+            dir=str(folder),
+            name=folder.name,
+            config=dict(config),
+            mode=mode,
+        )
+
+    def write(self, label: str, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.define_metric(f"{label}/*", step_metric=f"{label}/step")
+        self._run.log({f"{label}/step": step, **{f"{label}/{k}": v for k, v in metrics.items()}})
+
+    def text(self, name: str, content: str) -> None:
+        self._run.summary[name] = content
+
+    def image(self, name: str, path: Path) -> None:
+        self._run.log({name: self._wandb.Image(str(path))})
+
+    def finish(self) -> None:
+        self._run.finish()
+
+
+class Writers:
+    """Several writers as one."""
+
+    def __init__(self, writers: tuple[Writer, ...]):
+        self._writers = writers
+
+    def write(self, label: str, step: int, metrics: Mapping[str, float]) -> None:
+        for writer in self._writers:
+            writer.write(label, step, metrics)
