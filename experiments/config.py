@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from psec_jax import Adapter, DiffusionBackbone, GaussianBackbone, Optimisation
 from psec_jax.backbones import Backbone
-from psec_jax.networks import Denoiser, GaussianActor
+from psec_jax.networks import Denoiser, GaussianActor, activation
 
 
 class ConfigError(ValueError):
@@ -34,6 +34,7 @@ class Diffusion:
     sampling_steps: int | None = None
 
     def build(self, action_size: int) -> Backbone:
+        activation(self.activation)
         network = Denoiser(
             self.features, self.blocks, self.expansion, self.activation, self.dropout
         )
@@ -55,6 +56,7 @@ class Gaussian:
     deterministic: bool = MISSING
 
     def build(self, action_size: int) -> Backbone:
+        activation(self.activation)
         network = GaussianActor(action_size, tuple(self.hidden), self.activation)
         return GaussianBackbone(action_size, network, self.deterministic)
 
@@ -162,6 +164,7 @@ class Continual:
     context: Stage = field(default_factory=Stage)
     evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
     logger: Logger = field(default_factory=Logger)
+    base: str | None = None
     methods: list[str] = MISSING
     seeds: list[int] = MISSING
     progress: bool = MISSING

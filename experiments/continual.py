@@ -8,7 +8,7 @@ LoRA skill is learnt; a context network then mixes π₀ and skills on the targe
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,26 +29,35 @@ from psec_jax.training.seeds import named_key
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table: which skills it uses (kind of delta) and how it mixes them (level)."""
+    """A row of the table: what is learnt for each task, and at which level it is mixed with π₀.
+
+    ``parts`` are ``low_rank`` or ``full`` skills, or ``policies`` from scratch, which share no
+    parameters with π₀ and can be mixed only by their noise predictions or actions.
+    """
 
     label: str
-    kind: str | None = None
+    parts: str | None = None
     level: str | None = None
     context: bool = True
 
 
-METHODS = {
-    "zero_shot": Method("π₀, zero-shot"),
-    "scratch": Method("Scratch"),
-    "skill": Method("Skill, not composed", "low_rank"),
-    "asec": Method("ASEC", "low_rank", "action"),
-    "nsec": Method("NSEC", "low_rank", "noise"),
+COMPOSED = {
+    "asec": Method("ASEC", "policies", "action"),
+    "nsec": Method("NSEC", "policies", "noise"),
+    "asec_skills": Method("ASEC, PSEC's skills", "low_rank", "action"),
+    "nsec_skills": Method("NSEC, PSEC's skills", "low_rank", "noise"),
     "psec_mlp": Method("PSEC (MLP)", "full", "parameter"),
     "psec": Method("PSEC", "low_rank", "parameter"),
-    "asec_fixed": Method("ASEC w/o context", "low_rank", "action", context=False),
-    "nsec_fixed": Method("NSEC w/o context", "low_rank", "noise", context=False),
-    "psec_mlp_fixed": Method("PSEC (MLP) w/o context", "full", "parameter", context=False),
-    "psec_fixed": Method("PSEC w/o context", "low_rank", "parameter", context=False),
+}
+METHODS = {
+    "zero_shot": Method("π₀, zero-shot"),
+    "scratch": Method("Scratch", "policies"),
+    "skill": Method("Skill, not composed", "low_rank"),
+    **COMPOSED,
+    **{
+        f"{name}_fixed": replace(method, label=f"{method.label} w/o context", context=False)
+        for name, method in COMPOSED.items()
+    },
 }
 
 
@@ -66,12 +75,10 @@ def run_seed(config: Continual, seed: int, out: Path, recorder: Recorder) -> Non
 
     # Data: many source demonstrations, a few of each target.
     targets = tuple(dict.fromkeys(column.target for column in chain.columns))
-    learnt = tuple(dict.fromkeys(name for column in chain.columns for name in column.skills))
+    learnt = tuple(dict.fromkeys(t for c in chain.columns for t in (*c.skills, c.target)))
     source = _demonstrations(chain, chain.source, config.data.source_trajectories)
-    data = {
-        task: _demonstrations(chain, task, config.data.target_trajectories)
-        for task in dict.fromkeys(learnt + targets)
-    }
+    few = config.data.target_trajectories
+    data = {task: _demonstrations(chain, task, few) for task in learnt}
 
     def evaluate(agent: Any, task: str) -> psec.Evaluation:
         environment = chain.tasks[task].environment
@@ -98,72 +105,82 @@ def run_seed(config: Continual, seed: int, out: Path, recorder: Recorder) -> Non
 
     # π₀ by behaviour cloning on the source.
     backbone = config.backbone.build(source.action_size)
-    base = psec.pretrain(
-        source, backbone=backbone, **config.pretrain.options(), **fitting("pretrain")
-    )
+    if config.base is None:
+        base = psec.pretrain(
+            source, backbone=backbone, **config.pretrain.options(), **fitting("pretrain")
+        )
+    else:
+        base = psec.SkillLibrary.open(config.base.format(seed=seed)).base
     library = psec.SkillLibrary.create(out / "library", base)
 
-    # Expansion: one skill a task, low-rank and dense, and policies from scratch to compare with.
-    for kind in dict.fromkeys(m.kind for m in methods.values() if m.kind):
+    # Expansion: one skill a task, low-rank or dense, and policies from scratch to compare with.
+    scratch = {}
+    for parts in dict.fromkeys(method.parts for method in methods.values() if method.parts):
         for task in learnt:
-            name = skill_name(task, kind)
-            deploy = lambda skill: base.with_bank(psec.Bank.of({"skill": skill}))  # noqa: E731
+            if parts == "policies":
+                scratch[task] = psec.pretrain(
+                    data[task],
+                    backbone=backbone,
+                    **config.scratch.options(),
+                    **fitting(f"scratch {task}", curve(parts, task, lambda policy: policy)),
+                )
+                continue
             skill = psec.learn_skill(
                 base,
                 data[task],
-                adapter=config.adapter.build(kind),
+                adapter=config.adapter.build(parts),
                 **config.skill.options(),
-                **fitting(f"skill {name}", curve(kind, task, deploy)),
+                **fitting(f"{parts} skill {task}", curve(parts, task, partial(alone, base))),
             )
-            library.add(name, skill, dataset=chain.tasks[task].dataset, seed=seed)
-    scratch = {}
-    if "scratch" in methods:
-        for task in targets:
-            scratch[task] = psec.pretrain(
-                data[task],
-                backbone=backbone,
-                **config.scratch.options(),
-                **fitting(f"scratch {task}", curve("scratch", task, lambda policy: policy)),
-            )
+            provenance = {"dataset": chain.tasks[task].dataset, "seed": seed}
+            library.add(skill_name(task, parts), skill, **provenance)
 
-    # Composition and evaluation, column by column.
-    uncomposed = {}
+    # Composition on the target's data, and evaluation, column by column.
+    evaluations: dict[tuple[str, str], psec.Evaluation] = {}
     for column in chain.columns:
         target = column.target
+        replay = config.composer.source_trajectories
+        mixing = psec.concatenate([data[target], source.take(replay)]) if replay else data[target]
         for name, method in methods.items():
-            if method.level is None:
-                if (name, target) not in uncomposed:
-                    agent = {"zero_shot": base, "scratch": scratch.get(target)}.get(name)
-                    if name == "skill":
-                        agent = base.with_bank(library.bank([target]))
-                    uncomposed[name, target] = evaluate(agent, target)
-                evaluation = uncomposed[name, target]
+            how = {
+                "level": method.level,
+                "context": method.context,
+                "hidden": tuple(config.composer.hidden),
+                **config.context.options(),
+                **fitting(f"compose {name} {column.name}"),
+            }
+            if name == "zero_shot":
+                agent = base
+            elif name == "scratch":
+                agent = scratch[target]
+            elif name == "skill":
+                agent = alone(base, library.get(target))
+            elif method.parts == "policies":
+                policies = {task: scratch[task] for task in column.skills}
+                agent = psec.compose_policies(base, policies, mixing, **how)
             else:
-                replay = config.composer.source_trajectories
-                mixing = [data[target], source.take(replay)] if replay else [data[target]]
-                agent = psec.compose(
-                    library,
-                    psec.concatenate(mixing),
-                    skills=[skill_name(task, method.kind) for task in column.skills],
-                    level=method.level,
-                    context=method.context,
-                    hidden=tuple(config.composer.hidden),
-                    **config.context.options(),
-                    **fitting(f"compose {name} {column.name}"),
-                )
-                evaluation = evaluate(agent, target)
-                if name == "psec" and seed == config.seeds[0]:
-                    trace(agent, column.name, chain.tasks[target].environment, stage, recorder)
-            step = config.scratch.steps if name == "scratch" else config.skill.steps
-            record(task=column.name, method=name, step=step, evaluation=evaluation)
+                skills = [skill_name(task, method.parts) for task in column.skills]
+                agent = psec.compose(library, mixing, skills=skills, **how)
+            seen = (name, target if method.level is None else column.name)
+            if seen not in evaluations:
+                evaluations[seen] = evaluate(agent, target)
+            step = config.scratch.steps if method.parts == "policies" else config.skill.steps
+            record(task=column.name, method=name, step=step, evaluation=evaluations[seen])
+            if name == "psec" and seed == config.seeds[0]:
+                trace(agent, column.name, chain.tasks[target].environment, stage, recorder)
     for task in targets:
         recorder.demonstrations(data[task], setting="continual", task=task, seed=seed)
+
+
+def alone(base: psec.Policy, skill: psec.Skill) -> psec.Policy:
+    """π₀ with one skill at weight 1."""
+    return base.with_bank(psec.Bank.of({"skill": skill}))
 
 
 def trace(agent, column: str, environment: str, stage: Callable, recorder: Recorder) -> None:
     """α(s) over one episode, as a figure and as numbers."""
     weights, rewards = trace_weights(agent, environment, key=stage("trace"))
-    names = agent.policy.bank.names
+    names = agent.names
     recorder.trace(f"weights_{slug(column)}", weights, rewards, names, title=f"PSEC, {column}")
 
 
@@ -191,8 +208,8 @@ def report(config: Continual, out: Path, recorder: Recorder) -> None:
     recorder.figure(figure)
 
 
-def skill_name(task: str, kind: str) -> str:
-    return task if kind == "low_rank" else f"{task}-full"
+def skill_name(task: str, parts: str) -> str:
+    return task if parts == "low_rank" else f"{task}-{parts}"
 
 
 def slug(column: str) -> str:

@@ -71,7 +71,12 @@ class Recorder:
         return results.summaries(results.read([self._results]), metric)
 
     def trace(
-        self, name: str, weights: np.ndarray, rewards: np.ndarray, skills: Sequence[str], title: str
+        self,
+        name: str,
+        weights: np.ndarray,
+        rewards: np.ndarray,
+        skills: Sequence[str],
+        title: str,
     ) -> None:
         """Weights over an episode, as ``<name>.csv`` and ``<name>.png``."""
         header = ",".join(["step", *skills, "reward"])
@@ -94,9 +99,7 @@ class Recorder:
 
 
 @contextmanager
-def start_recording(
-    out: Path, config: Mapping[str, Any], logger: Logger
-) -> Iterator[Recorder]:
+def start_recording(out: Path, config: Mapping[str, Any], logger: Logger) -> Iterator[Recorder]:
     """A recorder for ``out``, with the resolved configuration written there first."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")

@@ -8,7 +8,7 @@ from psec_jax.learners import Optimisation
 from psec_jax.policies import BestOf, Policy, Statistics, fingerprint
 from psec_jax.skills import Adapter, Bank, Skill
 from psec_jax.skills.library import SkillLibrary
-from psec_jax.verbs import compose, learn_skill, pretrain
+from psec_jax.verbs import compose, compose_policies, learn_skill, pretrain
 
 __all__ = [
     "Adapter",
@@ -25,6 +25,7 @@ __all__ = [
     "Statistics",
     "TransitionDataset",
     "compose",
+    "compose_policies",
     "concatenate",
     "evaluate",
     "fingerprint",

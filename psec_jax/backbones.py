@@ -74,9 +74,7 @@ class DiffusionBackbone:
                 predict, schedule, key, observations, self.action_size, self.sampling_steps
             )
         else:
-            actions = diffusion.ddpm_sample(
-                predict, schedule, key, observations, self.action_size
-            )
+            actions = diffusion.ddpm_sample(predict, schedule, key, observations, self.action_size)
         return jnp.clip(actions, -1, 1)
 
 

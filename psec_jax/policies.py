@@ -130,9 +130,7 @@ class Policy:
         """A policy without a bank whose kernels include it at fixed ``weights`` (k,)."""
         if self.bank is None:
             raise ValueError("this policy carries no skills to merge")
-        return dataclasses.replace(
-            self, params=merge(self.params, self.bank, weights), bank=None
-        )
+        return dataclasses.replace(self, params=merge(self.params, self.bank, weights), bank=None)
 
 
 @struct.dataclass
@@ -193,7 +191,7 @@ def _act(policy, key, observations, weights):
     return policy.sample(key, jnp.asarray(observations, jnp.float32), weights)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def describe(backbone: Backbone) -> str:
     """A backbone as canonical JSON text: what is written to disk and fingerprinted."""
     return json.dumps(backbone_to_dict(backbone), sort_keys=True)

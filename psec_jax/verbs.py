@@ -1,14 +1,15 @@
 """The verbs: each is a learner plus ``fit``. Whoever needs more takes the learner itself.
 
-Every verb passes further keywords on to ``fit`` (``label``, ``writer``, ``progress``, …), and takes
-``every`` and ``inspect``: after each so many updates, ``inspect(step, what has been learnt)``.
+Every verb passes further keywords on to ``fit`` (``label``, ``writer``, ``progress``, …), and
+takes ``every`` and ``inspect``: after each so many updates, ``inspect(step, what is learnt)``.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from flax import linen as nn
 
 from psec_jax.backbones import Backbone, DiffusionBackbone
 from psec_jax.composition import ComposedPolicy
@@ -85,14 +86,44 @@ def compose(
     With ``context`` the weights follow from the state through a network with these ``hidden``
     layers; without, constant weights are tuned.
     """
-    policy = library.base.with_bank(library.bank(skills))
-    _check_sizes(policy, data)
-    size = policy.bank.size
-    network = ContextNetwork(size, hidden) if context else ConstantWeights(size)
     init_key, fit_key = jax.random.split(key)
+    policy = library.base.with_bank(library.bank(skills))
+    network = _context(policy.bank.size, context, hidden)
     composed = ComposedPolicy.create(policy, network, level, init_key)
+    return _learn_weights(composed, data, steps, fit_key, optimisation, batch_size, fit_options)
+
+
+def compose_policies(
+    base: Policy,
+    policies: Mapping[str, Policy],
+    data: TransitionDataset,
+    *,
+    level: str,
+    steps: int,
+    key: jax.Array,
+    context: bool = True,
+    hidden: tuple[int, ...] = (256, 256),
+    optimisation: Optimisation | None = None,
+    batch_size: int = 256,
+    **fit_options: Any,
+) -> ComposedPolicy:
+    """``compose`` for policies that share no parameters, at the noise or action level."""
+    init_key, fit_key = jax.random.split(key)
+    network = _context(len(policies), context, hidden)
+    composed = ComposedPolicy.of_policies(
+        base, tuple(policies.values()), network, level, init_key, names=tuple(policies)
+    )
+    return _learn_weights(composed, data, steps, fit_key, optimisation, batch_size, fit_options)
+
+
+def _context(size: int, context: bool, hidden: tuple[int, ...]) -> nn.Module:
+    return ContextNetwork(size, hidden) if context else ConstantWeights(size)
+
+
+def _learn_weights(composed, data, steps, key, optimisation, batch_size, options):
+    _check_sizes(composed, data)
     learner = ContextLearner(composed, _for(steps, optimisation))
-    return learner.result(_fit(learner, data, steps, batch_size, fit_key, fit_options))
+    return learner.result(_fit(learner, data, steps, batch_size, key, options))
 
 
 def _for(steps: int, optimisation: Optimisation | None) -> Optimisation:
@@ -123,7 +154,7 @@ def _fit(learner, data, steps, batch_size, key, options):
     return state
 
 
-def _check_sizes(policy: Policy, data: TransitionDataset) -> None:
+def _check_sizes(policy: Policy | ComposedPolicy, data: TransitionDataset) -> None:
     sizes = data.observation_size, data.action_size
     expected = policy.observation_size, policy.action_size
     if sizes != expected:

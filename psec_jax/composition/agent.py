@@ -1,10 +1,12 @@
 """A policy whose skills are mixed by weights that follow from the state."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float
@@ -16,55 +18,87 @@ from psec_jax.policies import Policy, act
 
 @struct.dataclass
 class ComposedPolicy:
-    """π₀ and its skills under a context network (or constant weights), at one level.
+    """π₀ and k skills under a context network (or constant weights), at one level.
 
-    Weights are computed once for an observation and held through the denoising steps.
+    Weights are computed once for an observation and held through the denoising steps. ``base``
+    carries the bank at the parameter level; at the others ``parts`` are the k policies that are
+    mixed with it.
     """
 
-    policy: Policy
+    base: Policy
+    parts: tuple[Policy, ...]
     context_params: Any
     context: nn.Module = struct.field(pytree_node=False)
     level: str = struct.field(pytree_node=False)
+    names: tuple[str, ...] = struct.field(pytree_node=False)
 
     @classmethod
     def create(
         cls, policy: Policy, context: nn.Module, level: str, key: jax.Array
     ) -> "ComposedPolicy":
-        """With a fresh context network; raises ``ValueError`` if its width is not the bank's."""
-        check_level(level, policy)
-        variables = context.init(key, jnp.zeros((1, policy.observation_size)))
-        composed = cls(policy, variables.get("params", {}), context, level)
-        shape = jax.eval_shape(
-            composed.weights, jax.ShapeDtypeStruct((1, policy.observation_size), jnp.float32)
-        ).shape
-        if shape != (1, policy.bank.size):
+        """The bank of ``policy`` at any level, under a fresh context network.
+
+        At the noise and action levels each skill, merged into π₀, is one of the mixed policies.
+        Raises ``ValueError`` if the policy carries no bank, the level does not fit, or the
+        context network's width is not the bank's.
+        """
+        bank = policy.bank
+        if bank is None:
+            raise ValueError("there is nothing to compose: the policy carries no bank of skills")
+        if level == "parameter":
+            return cls._start(policy, (), context, level, bank.names, key)
+        alone = np.eye(bank.size, dtype=np.float32)
+        parts = tuple(policy.merged(weights) for weights in alone)
+        base = dataclasses.replace(policy, bank=None)
+        return cls._start(base, parts, context, level, bank.names, key)
+
+    @classmethod
+    def of_policies(
+        cls,
+        base: Policy,
+        parts: Sequence[Policy],
+        context: nn.Module,
+        level: str,
+        key: jax.Array,
+        names: Sequence[str] | None = None,
+    ) -> "ComposedPolicy":
+        """Policies that share no parameters, mixed at the noise or action level.
+
+        Each normalises observations by its own statistics; weights follow from observations
+        normalised by those of ``base``.
+        """
+        if level == "parameter":
+            raise ValueError("separate policies share no kernels; use level 'noise' or 'action'")
+        names = tuple(f"policy-{i}" for i in range(len(parts))) if names is None else tuple(names)
+        return cls._start(base, tuple(parts), context, level, names, key)
+
+    @classmethod
+    def _start(cls, base, parts, context, level, names, key):
+        check_level(level, (base, *parts))
+        example = jnp.zeros((1, base.observation_size))
+        params = context.init(key, example).get("params", {})
+        composed = cls(base, parts, params, context, level, names)
+        shape = jax.eval_shape(composed.weights, example).shape
+        if shape != (1, len(names)):
             raise ValueError(
                 f"the context network gives weights of shape {shape} for one observation, but "
-                f"the bank holds {policy.bank.size} skill(s) {list(policy.bank.names)}"
+                f"there are {len(names)} skill(s) to mix: {list(names)}"
             )
         return composed
 
-    @classmethod
-    def fixed(cls, policy: Policy, weights: Array, level: str = "parameter") -> "ComposedPolicy":
-        """With given constant weights (k,)."""
-        check_level(level, policy)
-        policy.bank.gains(weights)
-        params = {"weights": jnp.asarray(weights, jnp.float32)}
-        return cls(policy, params, ConstantWeights(policy.bank.size), level)
-
     @property
     def observation_size(self) -> int:
-        return self.policy.observation_size
+        return self.base.observation_size
 
     @property
     def action_size(self) -> int:
-        return self.policy.action_size
+        return self.base.action_size
 
     def weights(
         self, observations: Float[Array, "batch observation"]
     ) -> Float[Array, "batch skill"]:
         """α(s) for raw observations."""
-        normalised = self.policy.statistics.normalise(observations)
+        normalised = self.base.statistics.normalise(observations)
         return self.context.apply({"params": self.context_params}, normalised)
 
     def act(
@@ -76,13 +110,29 @@ class ComposedPolicy:
     def sample(self, key: jax.Array, observations: Array, weights: Array | None = None) -> Array:
         if weights is None:
             weights = self.weights(observations)
-        return LEVELS[self.level].sample(self.policy, key, observations, weights)
+        elif jnp.shape(weights)[-1:] != (len(self.names),):
+            raise ValueError(
+                f"weights of shape {jnp.shape(weights)} do not fit {len(self.names)} skill(s) "
+                f"{list(self.names)}; expected ({len(self.names)},) or "
+                f"(batch, {len(self.names)})"
+            )
+        return LEVELS[self.level].sample(self, key, observations, weights)
 
     def loss(self, batch: dict[str, Array], key: jax.Array) -> Float[Array, "batch"]:
         """The level's loss of each sample, as a function of the context parameters."""
         weights = self.weights(batch["observations"])
-        return LEVELS[self.level].loss(self.policy, batch, key, weights)
+        return LEVELS[self.level].loss(self, batch, key, weights)
 
     def with_context(self, context_params: Any) -> "ComposedPolicy":
         return dataclasses.replace(self, context_params=context_params)
 
+    def with_fixed(self, weights: Array) -> "ComposedPolicy":
+        """The same mixture under given constant ``weights`` (k,)."""
+        if jnp.shape(weights) != (len(self.names),):
+            raise ValueError(
+                f"fixed weights must have shape ({len(self.names)},) for {list(self.names)}, not "
+                f"{jnp.shape(weights)}"
+            )
+        params = {"weights": jnp.asarray(weights, jnp.float32)}
+        context = ConstantWeights(len(self.names))
+        return dataclasses.replace(self, context=context, context_params=params)

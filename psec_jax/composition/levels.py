@@ -1,97 +1,118 @@
 """The three levels at which skills are mixed: parameters (PSEC), noise (NSEC), actions (ASEC).
 
-Weights mean the same at every level. With π₀ and k skills, the mixture of their k + 1 predictions
-or actions x₀, x₁, …, x_k is
+At the parameter level the bank's deltas are mixed inside one network. At the other two whole
+policies are: π₀ gives x₀, each other policy x_i, and the mixture of their noise predictions or
+actions is
 
     x = x₀ + Σ_i w_i (x_i − x₀) = (1 − Σ_i w_i) x₀ + Σ_i w_i x_i,
 
-the paper's Σ w_i x_i over π₀ and the skills with the weights summing to one. So zero weights are
-π₀ and a one-hot vector is that skill as it was learnt, at all three levels alike, and one context
-network fits them all. (The paper leaves open how π₀ enters at the noise and action levels.)
+the paper's Σ w_i x_i with π₀ among the policies and the weights summing to one. (How π₀ enters is
+left open there.) So weights mean the same at every level: zero weights are π₀, a one-hot vector is
+that skill as it was learnt, and one context network fits all three.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from psec_jax.backbones import DiffusionBackbone
 from psec_jax.policies import Policy
 
 
+class Mixture(Protocol):
+    """What is mixed: π₀ (with its bank at the parameter level) and the other policies."""
+
+    base: Policy
+    parts: tuple[Policy, ...]
+
+
 @dataclass(frozen=True)
 class Level:
-    """``loss(policy, batch, key, weights) -> (batch,)`` trains the weights;
-    ``sample(policy, key, observations, weights) -> (batch, action)`` acts with them."""
+    """``loss(mixture, batch, key, weights) -> (batch,)`` trains the weights;
+    ``sample(mixture, key, observations, weights) -> (batch, action)`` acts with them."""
 
-    loss: Callable[[Policy, dict[str, Array], jax.Array, Array], Array]
-    sample: Callable[[Policy, jax.Array, Array, Array], Array]
+    loss: Callable[[Mixture, dict[str, Array], jax.Array, Array], Array]
+    sample: Callable[[Mixture, jax.Array, Array, Array], Array]
 
 
 def blend(
-    parts: Float[Array, "component batch dim"], weights: Float[Array, "batch skill"]
+    base: Float[Array, "batch dim"],
+    parts: Float[Array, "part batch dim"],
+    weights: Float[Array, "batch part"] | Float[Array, "part"],
 ) -> Float[Array, "batch dim"]:
-    """Mix what π₀ (first) and each skill gave."""
-    base = parts[0]
-    weights = jnp.broadcast_to(weights, (base.shape[0], parts.shape[0] - 1))
-    return base + jnp.einsum("bk,kbd->bd", weights, parts[1:] - base)
+    """Mix what π₀ gave and what each of the other policies gave."""
+    weights = jnp.broadcast_to(weights, (base.shape[0], parts.shape[0]))
+    return base + jnp.einsum("bk,kbd->bd", weights, parts - base)
 
 
-def _alone(policy: Policy) -> Float[np.ndarray, "component skill"]:
-    """Weights that leave π₀ alone, then each skill alone."""
-    size = policy.bank.size
-    return np.concatenate([np.zeros((1, size)), np.eye(size)]).astype(np.float32)
+def _parameter_loss(mixture, batch, key, weights):
+    return mixture.base.loss(batch, key, weights)
 
 
-def _blended_noise(policy: Policy, weights: Array) -> Callable[..., Array]:
-    def predict(*inputs: Array) -> Array:
-        parts = jax.vmap(lambda alone: policy.predict(alone)(*inputs))(_alone(policy))
-        return blend(parts, weights)
+def _parameter_sample(mixture, key, observations, weights):
+    return mixture.base.sample(key, observations, weights)
+
+
+def _blended_noise(mixture, raw_observations, weights):
+    def denoise(policy: Policy, noisy: Array, time: Array) -> Array:
+        return policy.predict()(noisy, time, policy.statistics.normalise(raw_observations))
+
+    def predict(noisy: Array, time: Array, _: Array) -> Array:
+        parts = jnp.stack([denoise(part, noisy, time) for part in mixture.parts])
+        return blend(denoise(mixture.base, noisy, time), parts, weights)
 
     return predict
 
 
-def _noise_loss(policy, batch, key, weights):
-    observations = policy.statistics.normalise(batch["observations"])
-    predict = _blended_noise(policy, weights)
-    return policy.backbone.loss(predict, observations, batch["actions"], key)
+def _noise_loss(mixture, batch, key, weights):
+    observations = batch["observations"]
+    predict = _blended_noise(mixture, observations, weights)
+    return mixture.base.backbone.loss(predict, observations, batch["actions"], key)
 
 
-def _noise_sample(policy, key, observations, weights):
-    normalised = policy.statistics.normalise(observations)
-    return policy.backbone.sample(_blended_noise(policy, weights), key, normalised)
+def _noise_sample(mixture, key, observations, weights):
+    predict = _blended_noise(mixture, observations, weights)
+    return mixture.base.backbone.sample(predict, key, observations)
 
 
-def _action_sample(policy, key, observations, weights):
-    alone = _alone(policy)
-    keys = jax.random.split(key, len(alone))
-    parts = jax.vmap(lambda k, w: policy.sample(k, observations, w))(keys, alone)
-    return blend(parts, weights)
+def _action_sample(mixture, key, observations, weights):
+    base_key, *keys = jax.random.split(key, len(mixture.parts) + 1)
+    parts = [
+        part.sample(part_key, observations)
+        for part, part_key in zip(mixture.parts, keys, strict=True)
+    ]
+    return blend(mixture.base.sample(base_key, observations), jnp.stack(parts), weights)
 
 
-def _action_loss(policy, batch, key, weights):
-    mixed = _action_sample(policy, key, batch["observations"], weights)
+def _action_loss(mixture, batch, key, weights):
+    mixed = _action_sample(mixture, key, batch["observations"], weights)
     return jnp.sum(jnp.square(mixed - batch["actions"]), axis=-1)
 
 
 LEVELS = {
-    "parameter": Level(Policy.loss, Policy.sample),
+    "parameter": Level(_parameter_loss, _parameter_sample),
     "noise": Level(_noise_loss, _noise_sample),
     "action": Level(_action_loss, _action_sample),
 }
 
 
-def check_level(level: str, policy: Policy) -> None:
-    """Raise ``ValueError`` for an unknown level or one that the policy cannot be mixed at."""
+def check_level(level: str, policies: tuple[Policy, ...]) -> None:
+    """Raise ``ValueError`` for an unknown level, or one that ``policies`` cannot be mixed at."""
     if level not in LEVELS:
         raise ValueError(f"level {level!r} is unknown; expected one of {list(LEVELS)}")
-    if policy.bank is None:
-        raise ValueError("there is nothing to compose: the policy carries no bank of skills")
-    if level == "noise" and not isinstance(policy.backbone, DiffusionBackbone):
+    if level != "noise":
+        return
+    if not all(isinstance(policy.backbone, DiffusionBackbone) for policy in policies):
         raise ValueError(
             "level 'noise' mixes noise predictions, which only a diffusion backbone makes; use "
             "'parameter' or 'action'"
+        )
+    schedules = {(p.backbone.schedule, p.backbone.diffusion_steps) for p in policies}
+    if len(schedules) > 1:
+        raise ValueError(
+            f"level 'noise' needs one noise schedule, but the policies have {sorted(schedules)}"
         )

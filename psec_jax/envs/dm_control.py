@@ -1,14 +1,18 @@
 """DeepMind Control tasks as Gymnasium environments."""
 
 import difflib
+import warnings
 from collections.abc import Callable
 
 import gymnasium
 import numpy as np
 
 try:
-    import shimmy
-    from dm_control import suite
+    with warnings.catch_warnings():
+        # Without a display, GLFW warns as it is imported; nothing is rendered here.
+        warnings.simplefilter("ignore")
+        import shimmy
+        from dm_control import suite
 except ImportError as error:
     raise ImportError(
         f"dm_control environments need the extra: pip install 'psec-jax[dm_control]' ({error})"

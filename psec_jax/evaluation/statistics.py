@@ -35,5 +35,10 @@ def summarise(returns: Sequence[np.ndarray], resamples: int = 2000) -> Summary:
         means[index] = np.concatenate(drawn).mean()
     low, high = np.percentile(means, [2.5, 97.5])
     return Summary(
-        pooled.mean().item(), pooled.std().item(), low.item(), high.item(), len(pooled), len(groups)
+        pooled.mean().item(),
+        pooled.std().item(),
+        low.item(),
+        high.item(),
+        len(pooled),
+        len(groups),
     )

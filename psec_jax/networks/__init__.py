@@ -1,8 +1,15 @@
 """Plain Linen modules. They know nothing of skills: deltas are injected from outside."""
 
-from psec_jax.networks.activations import ACTIVATIONS
+from psec_jax.networks.activations import ACTIVATIONS, activation
 from psec_jax.networks.actor import GaussianActor
 from psec_jax.networks.context import ConstantWeights, ContextNetwork
 from psec_jax.networks.denoiser import Denoiser
 
-__all__ = ["ACTIVATIONS", "ConstantWeights", "ContextNetwork", "Denoiser", "GaussianActor"]
+__all__ = [
+    "ACTIVATIONS",
+    "ConstantWeights",
+    "ContextNetwork",
+    "Denoiser",
+    "GaussianActor",
+    "activation",
+]

@@ -41,9 +41,7 @@ def bars(
         found = [summaries.get((method, column)) for column in columns]
         means = np.array([s.mean if s else np.nan for s in found])
         errors = np.array([[s.mean - s.low, s.high - s.mean] if s else [0, 0] for s in found]).T
-        axes.bar(
-            at, means, width * 0.92, yerr=errors, capsize=2, label=label, **_colour(index)
-        )
+        axes.bar(at, means, width * 0.92, yerr=errors, capsize=2, label=label, **_colour(index))
         for x, column in zip(at, columns, strict=True):
             if published and column in published.get(method, {}):
                 axes.plot(
@@ -90,7 +88,11 @@ def lines(
         if published and label in published:
             xs = sorted(published[label])
             axes.plot(
-                xs, [published[label][x] for x in xs], ":", label=f"{label} (paper)", **_colour(index)
+                xs,
+                [published[label][x] for x in xs],
+                ":",
+                label=f"{label} (paper)",
+                **_colour(index),
             )
     if logarithmic:
         axes.set_xscale("log", base=2)

@@ -130,7 +130,9 @@ def base_from(
             lambda: Policy.create(backbone, Statistics.identity(size), jax.random.key(0))
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise BrokenFile(f"{source}: the base policy's description is not valid: {error}") from None
+        raise BrokenFile(
+            f"{source}: the base policy's description is not valid: {error}"
+        ) from None
     expected = {
         f"params/{name}": value.shape
         for name, value in traverse_util.flatten_dict(fresh.params, sep="/").items()

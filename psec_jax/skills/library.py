@@ -12,9 +12,9 @@ from typing import Any
 
 from flax import linen as nn
 
+from psec_jax import storage
 from psec_jax.errors import BaseMismatch, BrokenFile
 from psec_jax.policies import Policy, fingerprint
-from psec_jax import storage
 from psec_jax.skills import format
 from psec_jax.skills.bank import Bank, Skill
 

@@ -91,8 +91,9 @@ def _finite_means(metrics: dict[str, jax.Array], label: str, start: int) -> dict
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             raise Diverged(
-                f"{label}: {name} became {values[bad[0]]} at step {start + int(bad[0]) + 1}; try a "
-                "smaller learning rate, gradient clipping, or look for extreme values in the data"
+                f"{label}: {name} became {values[bad[0]]} at step {start + int(bad[0]) + 1}; try "
+                "a smaller learning rate, gradient clipping, or look for extreme values in the "
+                "data"
             )
         means[name] = float(np.mean(values))
     return means

@@ -1,0 +1,170 @@
+"""Tables and figures from the results of one or more runs.
+
+    python -m experiments.report sample_efficiency outputs/reproduce/sample_efficiency
+
+Finds every ``results.jsonl`` below the folder, with the ``config.json`` beside it, and writes a
+figure and a table named after the study into the folder.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.continual import METHODS
+from psec_jax.evaluation.statistics import Summary
+from psec_jax.report import figures, published, results
+from psec_jax.report.results import Measurement
+from psec_jax.report.tables import markdown, published_table, returns_table
+
+Run = tuple[dict[str, Any], list[Measurement]]
+
+
+def continual_table(runs: list[Run], out: Path) -> list[Path]:
+    """The table in the paper's layout over all seeds, and its bars."""
+    rows, columns = _rows(runs), _columns(runs)
+    summaries = results.summaries(_pooled(runs))
+    table, figure = out / "continual_table.md", out / "continual_table.png"
+    table.write_text(
+        returns_table(summaries, rows, columns)
+        + "\nAs the paper reports:\n\n"
+        + published_table(published.CONTINUAL, rows, columns)
+    )
+    figures.bars(figure, summaries, rows, columns, published.CONTINUAL)
+    return [table, figure]
+
+
+def context_ablation(runs: list[Run], out: Path) -> list[Path]:
+    """Every level with and without context-awareness."""
+    table, figure = continual_table(runs, out)
+    return [table.rename(out / "context_ablation.md"), figure.rename(out / "context_ablation.png")]
+
+
+def sample_efficiency(runs: list[Run], out: Path) -> list[Path]:
+    """Return against the number of target demonstrations."""
+    curves = _against(runs, lambda config: config["data"]["target_trajectories"])
+    paper = {METHODS[name].label: curve for name, curve in published.SAMPLE_EFFICIENCY.items()}
+    return _curve_report(
+        out, "sample_efficiency", curves, "target demonstrations", paper, logarithmic=True
+    )
+
+
+def rank_ablation(runs: list[Run], out: Path) -> list[Path]:
+    """Return against the rank of the skills."""
+    curves = _against(runs, lambda config: config["adapter"]["rank"])
+    return _curve_report(out, "rank_ablation", curves, "rank", logarithmic=True)
+
+
+def training_curves(runs: list[Run], out: Path) -> list[Path]:
+    """Return while a skill or a policy from scratch is learnt, before any composition."""
+    labels = {"policies": "Scratch", "full": "Dense skill", "low_rank": "Low-rank skill"}
+    rows = [row for row in _pooled(runs) if row.metric == "learning_return"]
+    if not rows:
+        raise ValueError("these runs hold no learning curves; run with evaluation.curve_every=N")
+    written = []
+    for task in dict.fromkeys(row.task for row in rows):
+        curves: dict[str, dict[float, Summary]] = {}
+        for method, label in labels.items():
+            chosen = [row for row in rows if (row.task, row.method) == (task, method)]
+            for step in sorted({row.step for row in chosen}):
+                at = [row for row in chosen if row.step == step]
+                summary = results.summaries(at, "learning_return")[method, task]
+                curves.setdefault(label, {})[step] = summary
+        written += _curve_report(out, f"training_curves_{task}", curves, "updates")
+    return written
+
+
+STUDIES: dict[str, Callable[[list[Run], Path], list[Path]]] = {
+    study.__name__: study
+    for study in (
+        continual_table,
+        sample_efficiency,
+        training_curves,
+        rank_ablation,
+        context_ablation,
+    )
+}
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """(configuration, measurements) of every finished run below ``folder``."""
+    runs = [
+        (json.loads((path.parent / "config.json").read_text()), results.read([path]))
+        for path in sorted(folder.rglob("results.jsonl"))
+    ]
+    if not runs:
+        raise ValueError(f"{folder} holds no results.jsonl; give the folder of a run or a sweep")
+    return runs
+
+
+def _pooled(runs: list[Run]) -> list[Measurement]:
+    return [row for _, rows in runs for row in rows]
+
+
+def _rows(runs: list[Run]) -> list[tuple[str, str]]:
+    found = {row.method for row in _pooled(runs)}
+    return [(name, method.label) for name, method in METHODS.items() if name in found]
+
+
+def _columns(runs: list[Run]) -> list[str]:
+    return list(dict.fromkeys(row.task for row in _pooled(runs) if row.metric == "return"))
+
+
+def _against(
+    runs: list[Run], quantity: Callable[[dict], float]
+) -> dict[str, dict[float, Summary]]:
+    """Method → quantity → summary, where runs that share the quantity are seeds of one point."""
+    column = _columns(runs)[0]
+    points: dict[float, list[Measurement]] = {}
+    for config, rows in runs:
+        points.setdefault(quantity(config), []).extend(rows)
+    curves: dict[str, dict[float, Summary]] = {}
+    for name, label in _rows(runs):
+        for at, rows in sorted(points.items()):
+            if (summary := results.summaries(rows).get((name, column))) is not None:
+                curves.setdefault(label, {})[at] = summary
+    return curves
+
+
+def _curve_report(
+    out: Path,
+    name: str,
+    curves: dict[str, dict[float, Summary]],
+    xlabel: str,
+    paper: dict[str, dict[float, float]] | None = None,
+    logarithmic: bool = False,
+) -> list[Path]:
+    xs = sorted({x for curve in curves.values() for x in curve})
+
+    def cell(label: str, column: str) -> str:
+        summary = curves[label].get(float(column))
+        return f"{summary.mean:.0f} [{summary.low:.0f}, {summary.high:.0f}]" if summary else "–"
+
+    table, figure = out / f"{name}.md", out / f"{name}.png"
+    rows = [(label, label) for label in curves]
+    table.write_text(markdown(rows, [f"{x:g}" for x in xs], cell, corner=xlabel))
+    figures.lines(figure, curves, xlabel, paper, logarithmic)
+    return [table, figure]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.report", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("folder", type=Path, help="folder of a run or of a sweep")
+    chosen = parser.parse_args(arguments)
+    try:
+        written = STUDIES[chosen.study](read_runs(chosen.folder), chosen.folder)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    for path in written:
+        if path.suffix == ".md":
+            print(path.read_text())
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

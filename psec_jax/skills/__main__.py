@@ -1,0 +1,62 @@
+"""The command line on a skill library: ``python -m psec_jax.skills list PATH``."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from psec_jax.skills.format import skill_config
+from psec_jax.skills.library import SkillLibrary
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m psec_jax.skills", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, (about, names) in _COMMANDS.items():
+        sub = commands.add_parser(command, help=about, description=about)
+        sub.add_argument("path", type=Path, help="folder of the library")
+        for name in names:
+            sub.add_argument(name)
+        if command == "import":
+            sub.add_argument("--as", dest="name", help="another name for the skill")
+    chosen = parser.parse_args(arguments)
+    try:
+        _run(chosen)
+    except (ValueError, KeyError, OSError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        sys.exit(f"error: {message}")
+
+
+_COMMANDS = {
+    "list": ("every skill: kind, rank, parameters and dataset", ()),
+    "show": ("what one skill's file records", ("name",)),
+    "rename": ("give a skill another name", ("name", "new")),
+    "remove": ("delete one skill", ("name",)),
+    "export": ("write one skill as one file", ("name", "file")),
+    "import": ("add a skill that was exported", ("file",)),
+}
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    library = SkillLibrary.open(chosen.path)
+    if chosen.command == "list":
+        print(f"base {library.fingerprint}, {len(library.names())} skill(s)")
+        for name in library.names():
+            skill = library.get(name)
+            rank = f"rank {skill.adapter.rank}" if skill.adapter.kind == "low_rank" else "dense"
+            dataset = skill.provenance.get("dataset", "")
+            print(f"  {name:<20} {rank:<9} {skill.size:>10,} parameters  {dataset}")
+    elif chosen.command == "show":
+        print(json.dumps(skill_config(library.get(chosen.name)), indent=2, sort_keys=True))
+    elif chosen.command == "rename":
+        library.rename(chosen.name, chosen.new)
+    elif chosen.command == "remove":
+        library.remove(chosen.name)
+    elif chosen.command == "export":
+        print(library.export(chosen.name, chosen.file))
+    else:
+        print(library.import_file(chosen.file, chosen.name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Speed of the paper's denoiser on this machine, as JSON on standard output.
+
+    python scripts/bench.py [--batch 256] [--repeats 5]
+
+Every rate is the best of a few repeats. Beside each learner's arithmetic rate stands the rate at
+which this machine computes the very matrix products that the learner needs, one by one and
+nothing else: their ratio is the share of the time that is not overhead.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import psec_jax as psec
+from psec_jax.learners import ContextLearner, PolicyLearner, SkillLearner
+from psec_jax.networks import ContextNetwork, Denoiser
+from psec_jax.policies import Policy
+from psec_jax.training import fit
+
+OBSERVATIONS, ACTIONS, DIFFUSION_STEPS = 24, 6, 5
+Product = tuple[int, int, int]
+
+
+def best_seconds(call: Callable[[], object], repeats: int, times: int = 1) -> float:
+    """The shortest time of one call, over ``repeats`` batches of ``times`` calls."""
+    jax.block_until_ready(call())
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(times):
+            result = call()
+        jax.block_until_ready(result)
+        found.append((time.perf_counter() - start) / times)
+    return min(found)
+
+
+def product_seconds(products: list[Product], repeats: int) -> float:
+    """How long the matrix products (rows, inner, columns) take, each timed alone."""
+    total = 0.0
+    for shape in set(products):
+        rows, inner, columns = shape
+        keys = jax.random.split(jax.random.key(0))
+        left = jax.random.normal(keys[0], (rows, inner))
+        right = jax.random.normal(keys[1], (inner, columns))
+        call = partial(jax.jit(jnp.matmul), left, right)
+        total += products.count(shape) * best_seconds(call, repeats, 200)
+    return total
+
+
+def flops(products: list[Product]) -> int:
+    return sum(2 * rows * inner * columns for rows, inner, columns in products)
+
+
+def forward(batch: int, layers: list[tuple[int, int]]) -> list[Product]:
+    return [(batch, d_in, d_out) for d_in, d_out in layers]
+
+
+def input_gradient(batch: int, layers: list[tuple[int, int]]) -> list[Product]:
+    return [(batch, d_out, d_in) for d_in, d_out in layers]
+
+
+def kernel_gradient(batch: int, layers: list[tuple[int, int]]) -> list[Product]:
+    return [(d_in, batch, d_out) for d_in, d_out in layers]
+
+
+def factors(layers: list[tuple[int, int]], rank: int) -> list[tuple[int, int]]:
+    return [pair for d_in, d_out in layers for pair in ((d_in, rank), (rank, d_out))]
+
+
+def learner_products(policy: Policy, batch: int, rank: int, skills: int) -> dict[str, list]:
+    """The matrix products of one update of each learner."""
+    dense = policy.dense_layers()
+    every = list(dense.values())
+    adapted = [shape for path, shape in dense.items() if not path.startswith("time/")]
+    context = [(OBSERVATIONS, 256), (256, 256), (256, skills)]
+    one, bank = factors(adapted, rank), factors(adapted, rank * skills)
+    return {
+        "pretraining": forward(batch, every)
+        + input_gradient(batch, every[1:])
+        + kernel_gradient(batch, every),
+        "skill": forward(batch, every)
+        + input_gradient(batch, adapted[1:])
+        + forward(batch, one)
+        + input_gradient(batch, one[1:])
+        + kernel_gradient(batch, one),
+        "context": forward(batch, every)
+        + input_gradient(batch, adapted[1:])
+        + forward(batch, bank)
+        + input_gradient(batch, bank[1:])
+        + forward(batch, context)
+        + input_gradient(batch, context[1:])
+        + kernel_gradient(batch, context),
+    }
+
+
+def random_data(size: int = 20_000) -> psec.TransitionDataset:
+    generator = np.random.default_rng(0)
+    return psec.TransitionDataset(
+        observations=generator.normal(size=(size, OBSERVATIONS)),
+        actions=np.tanh(generator.normal(size=(size, ACTIONS))),
+        rewards=np.zeros(size),
+        terminations=np.zeros(size, bool),
+        truncations=np.zeros(size, bool),
+    )
+
+
+def random_skill(base: Policy, rank: int, seed: int) -> psec.Skill:
+    key = jax.random.key(seed)
+    adapter = psec.Adapter(rank=rank)
+    deltas = jax.tree.map(
+        lambda leaf: 0.01 * jax.random.normal(key, leaf.shape),
+        adapter.fresh(key, base.dense_layers()),
+    )
+    return psec.Skill(deltas, adapter, psec.fingerprint(base))
+
+
+def with_skills(base: Policy, count: int, rank: int = 8) -> Policy:
+    skills = {f"skill-{i}": random_skill(base, rank, i) for i in range(count)}
+    return base.with_bank(psec.Bank.of(skills))
+
+
+def composed(base: Policy, count: int) -> psec.ComposedPolicy:
+    policy = with_skills(base, count)
+    return psec.ComposedPolicy.create(
+        policy, ContextNetwork(count), "parameter", jax.random.key(0)
+    )
+
+
+def learning(base: Policy, data: psec.TransitionDataset, batch: int, repeats: int) -> dict:
+    """Updates per second of each learner, and the arithmetic rate that they mean."""
+    steps, rank, skills = 200, 8, 2
+    optimisation = psec.Optimisation(steps=steps)
+    learners = {
+        "pretraining": PolicyLearner(base, optimisation),
+        "skill": SkillLearner(base, psec.Adapter(rank=rank), optimisation),
+        "context": ContextLearner(composed(base, skills), optimisation),
+    }
+    products = learner_products(base, batch, rank, skills)
+    section = {}
+    for name, learner in learners.items():
+        run = partial(fit, learner, data, steps=steps, batch_size=batch, key=jax.random.key(0))
+        updates = steps / best_seconds(run, repeats)
+        bare = product_seconds(products[name], repeats)
+        rate = flops(products[name]) * updates / 1e9
+        bare_rate = flops(products[name]) / bare / 1e9
+        section[name] = {
+            "updates_per_second": round(updates, 1),
+            "gflops_per_second": round(rate, 1),
+            "same_shape_products_gflops_per_second": round(bare_rate, 1),
+            "share": round(rate / bare_rate, 3),
+        }
+    return section
+
+
+def acting(base: Policy, data: psec.TransitionDataset, repeats: int) -> dict:
+    """Actions per second for one and for ten walkers, alone and with the simulators stepped."""
+    key = jax.random.key(0)
+    section: dict = {}
+    rates = {}
+    for walkers in (1, 10):
+        observations = data.observations[:walkers]
+        seconds = best_seconds(lambda o=observations: base.act(key, o), repeats, 200)
+        products = DIFFUSION_STEPS * forward(walkers, list(base.dense_layers().values()))
+        bare = product_seconds(products, repeats)
+        rates[walkers] = walkers / seconds
+        section[f"policy_alone_{walkers}"] = {
+            "actions_per_second": round(rates[walkers], 1),
+            "gflops_per_second": round(flops(products) / seconds / 1e9, 1),
+            "same_shape_products_gflops_per_second": round(flops(products) / bare / 1e9, 1),
+        }
+    section["policy_alone_10_over_1"] = round(rates[10] / rates[1], 2)
+    environment = "dm_control/walker-walk-v0"
+    for walkers in (1, 10):
+        call = partial(psec.evaluate, base, environment, episodes=walkers, key=key)
+        seconds = best_seconds(call, max(1, repeats // 3))
+        rates[walkers] = walkers * 1000 / seconds
+        section[f"with_simulators_{walkers}"] = {"steps_per_second": round(rates[walkers], 1)}
+    section["with_simulators_10_over_1"] = round(rates[10] / rates[1], 2)
+    return section
+
+
+def composition(base: Policy, data: psec.TransitionDataset, batch: int, repeats: int) -> dict:
+    """The cost of k skills mixed by a context network, relative to none, for ten walkers, for a
+    batch, and for fixed weights merged into the kernels."""
+    key = jax.random.key(0)
+    section: dict = {}
+    bare = {}
+    for rows in (10, batch):
+        observations = data.observations[:rows]
+        bare[rows] = best_seconds(lambda o=observations: base.act(key, o), repeats, 50)
+    for count in (1, 2, 4, 8, 16, 32):
+        agent = composed(base, count)
+        entry = {}
+        for rows in (10, batch):
+            observations = data.observations[:rows]
+            seconds = best_seconds(lambda o=observations, a=agent: a.act(key, o), repeats, 50)
+            entry[f"{rows}_at_once"] = round(seconds / bare[rows], 3)
+        merged = agent.base.merged(np.full(count, 1 / count))
+        observations = data.observations[:10]
+        seconds = best_seconds(lambda o=observations, a=merged: a.act(key, o), repeats, 50)
+        entry["10_at_once_merged"] = round(seconds / bare[10], 3)
+        section[f"k={count}"] = entry
+    section["k=32 over k=1"] = {
+        name: round(section["k=32"][name] / section["k=1"][name], 2) for name in section["k=1"]
+    }
+    return section
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=5)
+    chosen = parser.parse_args()
+    data = random_data()
+    backbone = psec.DiffusionBackbone(ACTIONS, Denoiser(dropout=0.0))
+    base = Policy.create(backbone, psec.Statistics.of(data.observations), jax.random.key(0))
+    device = jax.devices()[0]
+    report = {
+        "device": f"{device.platform}: {device.device_kind}",
+        "machine": f"{platform.machine()}, {len(jax.devices())} device(s)",
+        "jax": jax.__version__,
+        "batch": chosen.batch,
+        "learning": learning(base, data, chosen.batch, chosen.repeats),
+        "acting": acting(base, data, chosen.repeats),
+        "composition": composition(base, data, chosen.batch, chosen.repeats),
+    }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Figure: every level with and without context-awareness on S→W.
+# Words given to this script are Hydra overrides, e.g. scale=demo or hydra/launcher=joblib.
+# OUT=folder says where results go (outputs/reproduce/context_ablation).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. scripts/install.sh
+
+out=${OUT:-outputs/reproduce/context_ablation}
+.venv/bin/python -m experiments.continual --multirun hydra.sweep.dir="$out" \
+  scale=paper chain=walker_walk seeds=[0],[1],[2] \
+  'methods=[asec_fixed,asec,nsec_fixed,nsec,psec_fixed,psec]' "$@"
+.venv/bin/python -m experiments.report context_ablation "$out"

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Figure: return while skills and policies from scratch are learnt, without composition.
+# Words given to this script are Hydra overrides, e.g. scale=demo or hydra/launcher=joblib.
+# OUT=folder says where results go (outputs/reproduce/training_curves).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. scripts/install.sh
+
+out=${OUT:-outputs/reproduce/training_curves}
+.venv/bin/python -m experiments.continual --multirun hydra.sweep.dir="$out" \
+  scale=paper seeds=[0],[1],[2] 'methods=[scratch,psec_mlp,psec]' evaluation.curve_every=1000 "$@"
+.venv/bin/python -m experiments.report training_curves "$out"

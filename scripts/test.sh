@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Installs where needed, runs the tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+  cat <<'EOF'
+usage: scripts/test.sh [PYTEST OPTION ...]
+
+Makes .venv where it is missing, installs psec-jax with pinned versions, and runs the tests.
+
+Options go to pytest, for example
+  scripts/test.sh tests/skills      one folder
+  scripts/test.sh -k library -x     by name, stopping at the first failure
+
+PYTHON=/path/to/python chooses the interpreter (3.11 or newer).
+EOF
+  exit 0
+fi
+
+. scripts/install.sh
+exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,149 @@
+"""Tiny policies, data and skills; none of them is changed by any test."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from psec_jax import (
+    Adapter,
+    Bank,
+    DiffusionBackbone,
+    GaussianBackbone,
+    Policy,
+    Skill,
+    SkillLibrary,
+    Statistics,
+    TransitionDataset,
+)
+from psec_jax.networks import Denoiser, GaussianActor
+from psec_jax.policies import fingerprint
+
+OBSERVATION, ACTION, BATCH = 5, 2, 4
+
+settings.register_profile(
+    "quick",
+    max_examples=10,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("quick")
+
+
+@pytest.fixture(scope="session")
+def denoiser():
+    return Denoiser(features=16, blocks=1, time_features=8, time_hidden=8, dropout=0.0)
+
+
+@pytest.fixture(scope="session")
+def statistics():
+    mean = jnp.linspace(-1.0, 1.0, OBSERVATION)
+    return Statistics(mean, jnp.linspace(0.5, 2.0, OBSERVATION))
+
+
+@pytest.fixture(scope="session")
+def diffusion(denoiser, statistics):
+    return Policy.create(DiffusionBackbone(ACTION, denoiser), statistics, jax.random.key(0))
+
+
+@pytest.fixture(scope="session")
+def gaussian(statistics):
+    backbone = GaussianBackbone(ACTION, GaussianActor(ACTION, hidden=(8, 8)))
+    return Policy.create(backbone, statistics, jax.random.key(0))
+
+
+@pytest.fixture(scope="session", params=["diffusion", "gaussian"])
+def policy(request):
+    """A policy of each backbone in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def observations():
+    return np.random.default_rng(0).normal(size=(BATCH, OBSERVATION)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def dataset():
+    """60 transitions in three trajectories of 20; the actions follow from the observations."""
+    generator = np.random.default_rng(1)
+    observations = generator.normal(size=(60, OBSERVATION))
+    mixing = generator.normal(size=(OBSERVATION, ACTION)) / 3
+    last = np.arange(60) % 20 == 19
+    return TransitionDataset(
+        observations, np.tanh(observations @ mixing), generator.normal(size=60), last, ~last & last
+    )
+
+
+@pytest.fixture(scope="session")
+def make_skill():
+    """``make_skill(policy, seed, **adapter)``: a skill whose deltas are all random, none zero."""
+
+    def make(policy: Policy, seed: int = 0, size: float = 0.02, **adapter) -> Skill:
+        adapter = Adapter(**{"rank": 2, **adapter})
+        layers = policy.dense_layers()
+        shapes = jax.eval_shape(lambda key: adapter.fresh(key, layers), jax.random.key(0))
+        generator = np.random.default_rng(seed)
+        deltas = jax.tree.map(
+            lambda leaf: jnp.asarray(size * generator.normal(size=leaf.shape), jnp.float32)
+            if adapter.kind == "full"
+            else jnp.asarray(size**0.5 * generator.normal(size=leaf.shape), jnp.float32),
+            shapes,
+        )
+        return Skill(deltas, adapter, fingerprint(policy), {"dataset": f"number-{seed}"})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_bank(make_skill):
+    """Three skills of different ranks, kinds and layers, or those that ``adapters`` describe."""
+    mixed = (
+        {"rank": 1, "scale": 2.0},
+        {"rank": 3, "scale": 1.0, "targets": "(in|out|hidden_0|mean)"},
+        {"kind": "full", "scale": 2.0, "targets": "(block_0/.*|hidden_1|mean|out)"},
+    )
+
+    def make(policy: Policy, adapters=mixed) -> Bank:
+        return Bank.of(
+            {f"skill-{i}": make_skill(policy, i, **a) for i, a in enumerate(adapters)}
+        )
+
+    return make
+
+
+@pytest.fixture
+def library(tmp_path, diffusion, make_skill):
+    """A library of one low-rank and one full skill, with nothing else in its parent folder."""
+    library = SkillLibrary.create(tmp_path / "library", diffusion)
+    library.add("walk", make_skill(diffusion, 1, rank=3))
+    library.add("run", make_skill(diffusion, 2, kind="full", targets="(in|out)"))
+    return library
+
+
+@pytest.fixture(scope="session")
+def same():
+    """Whether two pytrees are equal bit for bit."""
+
+    def same(one, other) -> bool:
+        assert jax.tree.structure(one) == jax.tree.structure(other)
+        pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+        return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+    return same
+
+
+@pytest.fixture(scope="session")
+def tree_of():
+    """Every path under a folder with its bytes (None for a folder)."""
+
+    def tree(folder):
+        return {
+            str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+            for p in sorted(folder.rglob("*"))
+        }
+
+    return tree
