@@ -72,10 +72,9 @@ def dataset():
     generator = np.random.default_rng(1)
     observations = generator.normal(size=(60, OBSERVATION))
     mixing = generator.normal(size=(OBSERVATION, ACTION)) / 3
-    last = np.arange(60) % 20 == 19
-    return TransitionDataset(
-        observations, np.tanh(observations @ mixing), generator.normal(size=60), last, ~last & last
-    )
+    ends = np.isin(np.arange(60), (19, 39)), np.arange(60) == 59
+    actions, rewards = np.tanh(observations @ mixing), generator.normal(size=60)
+    return TransitionDataset(observations, actions, rewards, *ends)
 
 
 @pytest.fixture(scope="session")
@@ -87,11 +86,9 @@ def make_skill():
         layers = policy.dense_layers()
         shapes = jax.eval_shape(lambda key: adapter.fresh(key, layers), jax.random.key(0))
         generator = np.random.default_rng(seed)
+        std = size if adapter.kind == "full" else size**0.5
         deltas = jax.tree.map(
-            lambda leaf: jnp.asarray(size * generator.normal(size=leaf.shape), jnp.float32)
-            if adapter.kind == "full"
-            else jnp.asarray(size**0.5 * generator.normal(size=leaf.shape), jnp.float32),
-            shapes,
+            lambda leaf: jnp.asarray(std * generator.normal(size=leaf.shape), leaf.dtype), shapes
         )
         return Skill(deltas, adapter, fingerprint(policy), {"dataset": f"number-{seed}"})
 

@@ -1,0 +1,177 @@
+"""The continual runner, whole, at the smallest scale."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+import psec_jax as psec
+from experiments.config import ConfigError, Continual, parse
+from experiments.continual import METHODS, check, run
+from experiments.recording import Recorder
+from psec_jax.report import results
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("scale=smoke", "progress=false", "evaluation.episodes=1")
+
+
+def configure(*overrides: str) -> Continual:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = parse(compose("continual", [*SMALL, *overrides]), Continual)
+    check(config)
+    return config
+
+
+def launch(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "experiments.continual", f"hydra.run.dir={folder}"]
+    return subprocess.run(
+        [*command, *SMALL, *overrides], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("continual") / "run"
+    process = launch(out, "seeds=[0,1]")
+    assert process.returncode == 0, process.stderr
+    return out, process.stdout
+
+
+def test_a_run_measures_every_method_on_every_column_for_every_seed(finished):
+    out, _ = finished
+    rows = [row for row in results.read([out / "results.jsonl"]) if row.metric == "return"]
+    measured = {(row.method, row.task, row.seed) for row in rows}
+    expected = {
+        (method, column, seed)
+        for method in ("scratch", "asec", "nsec", "psec_mlp", "psec")
+        for column in ("S→W", "S→R", "S+W→R")
+        for seed in (0, 1)
+    }
+    assert measured == expected
+    assert all(row.value == pytest.approx(np.mean(row.values)) for row in rows)
+
+
+def test_the_printed_table_is_the_written_one_and_has_the_papers_layout(finished):
+    out, printed = finished
+    table = (out / "table.md").read_text()
+    assert table in printed
+    header, _, *body = [line for line in table.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in header.split("|")[2:-1]] == ["S→W", "S→R", "S+W→R"]
+    labels = [line.split("|")[1].strip() for line in body[:5]]
+    assert labels == ["Scratch", "ASEC", "NSEC", "PSEC (MLP)", "PSEC"]
+
+
+def test_the_output_folder_holds_what_the_last_lines_name(finished):
+    out, printed = finished
+    for name in ("returns.png", "weights_S_to_W.png", "weights_S_W_to_R.png"):
+        assert (out / name).stat().st_size > 5000
+        assert name in printed
+    config = json.loads((out / "config.json").read_text())
+    assert config["seeds"] == [0, 1] and config["pretrain"]["steps"] == 20
+    losses = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {"pretrain (seed 0)", "scratch run (seed 1)"} <= {line["label"] for line in losses}
+
+
+def test_the_library_that_a_run_leaves_can_be_used_again(finished):
+    out, _ = finished
+    library = psec.SkillLibrary.open(out / "seed_0" / "library")
+    assert library.names() == ("run", "run-full", "walk", "walk-full")
+    provenance = library.get("walk").provenance
+    assert provenance["dataset"] == "local/walker-walk-expert" and provenance["steps"] == 20
+
+
+def test_weights_over_an_episode_are_written_as_numbers(finished):
+    out, _ = finished
+    lines = (out / "weights_S_W_to_R.csv").read_text().splitlines()
+    assert lines[0] == "step,walk,run,reward"
+    assert len(lines) == 1001
+
+
+def test_every_method_runs_and_the_same_seed_gives_the_same_numbers(tmp_path, finished):
+    reference = {
+        (row.method, row.task): row.values
+        for row in results.read([finished[0] / "results.jsonl"])
+        if row.seed == 1 and row.metric == "return"
+    }
+    config = configure("chain=walker_walk", "seeds=[1]", f"methods=[{','.join(METHODS)}]")
+    run(config, tmp_path, Recorder(tmp_path))
+    found = {
+        row.method: row.values
+        for row in results.read([tmp_path / "results.jsonl"])
+        if row.metric == "return"
+    }
+    assert set(found) == set(METHODS)
+    for method in ("scratch", "asec", "nsec", "psec_mlp", "psec"):
+        assert found[method] == reference[method, "S→W"]
+
+
+def test_another_runs_base_can_be_used_instead_of_pretraining(tmp_path, finished):
+    pattern = finished[0] / "seed_{seed}" / "library"
+    config = configure("chain=walker_walk", "methods=[zero_shot]", f"base='{pattern}'")
+    run(config, tmp_path, Recorder(tmp_path))
+    used = psec.SkillLibrary.open(tmp_path / "seed_0" / "library")
+    given = psec.SkillLibrary.open(finished[0] / "seed_0" / "library")
+    assert used.fingerprint == given.fingerprint
+
+
+def test_the_gaussian_backbone_runs_where_noise_is_not_mixed(tmp_path):
+    config = configure(
+        "backbone=gaussian", "chain=walker_walk", "methods=[scratch,asec,psec_mlp,psec]"
+    )
+    run(config, tmp_path, Recorder(tmp_path))
+    assert (tmp_path / "returns.png").exists()
+
+
+def test_source_trajectories_join_the_context_networks_data(tmp_path):
+    config = configure("chain=walker_walk", "methods=[psec]", "composer.source_trajectories=1")
+    run(config, tmp_path, Recorder(tmp_path))
+    assert (tmp_path / "table.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("pretrain.stepz=1", "stepz"),
+        ("scale=huge", "huge"),
+        ("+pretrain.momentum=1", "momentum"),
+        ("pretrain.steps=many", "pretrain.steps"),
+        ("pretrain.steps=0", "steps"),
+        ("skill.learning_rate=-1", "learning_rate"),
+        ("skill.batch_size=0", "batch_size"),
+        ("seeds=7", "seeds"),
+        ("seeds=[]", "seeds"),
+        ("seeds=[1,1]", "twice"),
+        ("adapter.rank=0", "rank"),
+        ("adapter.rank=eight", "adapter.rank"),
+        ("adapter.targets='('", "regular expression"),
+        ("backbone.activation=sine", "sine"),
+        ("backbone.schedule=quadratic", "quadratic"),
+        ("backbone.kind=transformer", "transformer"),
+        ("methods=[psec,magic]", "magic"),
+        ("methods=[]", "methods"),
+        ("chain.source=fly", "fly"),
+        ("logger.kind=printer", "printer"),
+        ("evaluation.episodes=0", "episodes"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_and_named(override, named):
+    with pytest.raises((ConfigError, HydraException), match=named):
+        configure(override)
+
+
+def test_mixing_noise_needs_the_diffusion_backbone():
+    with pytest.raises(ConfigError, match="backbone=diffusion"):
+        configure("backbone=gaussian", "methods=[nsec]")
+
+
+def test_a_refused_configuration_computes_nothing_and_says_why_in_one_line(tmp_path):
+    process = launch(tmp_path / "run", "adapter.rank=0")
+    assert process.returncode == 1
+    assert process.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "run" / "results.jsonl").exists()
+    assert not (tmp_path / "run" / "seed_0").exists()

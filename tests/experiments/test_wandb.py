@@ -1,0 +1,62 @@
+"""The W&B logger, against a stand-in for the package and without it."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from experiments.config import Logger
+from experiments.recording import start_recording
+from psec_jax import Evaluation
+
+
+class Run:
+    def __init__(self):
+        self.logged, self.summary, self.finished = [], {}, False
+
+    def define_metric(self, *_, **__):
+        pass
+
+    def log(self, values):
+        self.logged.append(values)
+
+    def finish(self):
+        self.finished = True
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    module = types.ModuleType("wandb")
+    module.run, module.options = Run(), {}
+    module.init = lambda **options: module.options.update(options) or module.run
+    module.Image = lambda path: f"image {path}"
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+def test_what_is_recorded_locally_also_reaches_wandb(tmp_path, wandb):
+    logger = Logger(kind="wandb", mode="offline", project="p", group="g")
+    with start_recording(tmp_path, {"seeds": [0]}, logger) as recorder:
+        recorder.writer.write("skill walk", 100, {"loss": 1.5})
+        evaluation = Evaluation(np.array([1.0, 3.0]), np.array([10, 10]))
+        recorder.evaluation(
+            setting="continual", task="walk", method="psec", seed=0, step=5, evaluation=evaluation
+        )
+        recorder.text("table.md", "| a |")
+    assert wandb.options["mode"] == "offline" and wandb.options["group"] == "g"
+    assert wandb.options["config"] == {"seeds": [0]}
+    assert {"skill walk/step": 100, "skill walk/loss": 1.5} in wandb.run.logged
+    assert any(values.get("psec walk (seed 0)/return") == 2.0 for values in wandb.run.logged)
+    assert wandb.run.summary["table.md"] == "| a |"
+    assert wandb.run.finished
+    assert (tmp_path / "results.jsonl").exists() and (tmp_path / "metrics.jsonl").exists()
+
+
+def test_without_the_package_one_line_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with (
+        pytest.raises(ImportError, match=r"psec-jax\[wandb\]"),
+        start_recording(tmp_path, {}, Logger(kind="wandb", mode="offline")),
+    ):
+        pass

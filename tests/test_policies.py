@@ -1,0 +1,263 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from psec_jax import Bank, BestOf, GaussianBackbone, Policy, Statistics, fingerprint
+from psec_jax.errors import BaseMismatch
+from psec_jax.networks import Denoiser
+from psec_jax.policies import backbone_to_dict, describe
+
+KEY = jax.random.key(7)
+
+
+@given(
+    arrays.arrays(
+        np.float32, (30, 3), elements=st.floats(-100, 100, width=32), unique=True
+    )
+)
+def test_normalised_data_have_mean_zero_and_deviation_one(observations):
+    normalised = Statistics.of(observations, floor=1e-6).normalise(observations)
+    np.testing.assert_allclose(normalised.mean(axis=0), 0, atol=2e-2)
+    varied = observations.std(axis=0) > 1e-3
+    np.testing.assert_allclose(normalised.std(axis=0)[varied], 1, rtol=1e-2)
+
+
+def test_a_coordinate_that_hardly_varies_is_not_blown_up():
+    observations = np.zeros((10, 2), np.float32)
+    observations[:, 1] = np.arange(10)
+    statistics = Statistics.of(observations, floor=0.5)
+    assert statistics.std[0] == 0.5
+    assert statistics.std[1] == pytest.approx(np.arange(10).std())
+
+
+def test_a_policy_sees_normalised_observations(policy, observations):
+    raw = policy.act(KEY, observations)
+    plain = policy.replace(statistics=Statistics.identity(observations.shape[1]))
+    shifted = (observations - policy.statistics.mean) / policy.statistics.std
+    np.testing.assert_allclose(raw, plain.act(KEY, shifted), atol=1e-5)
+    assert not np.allclose(raw, plain.act(KEY, observations), atol=1e-3)
+
+
+def test_the_loss_sees_normalised_observations(policy, observations):
+    plain = policy.replace(statistics=Statistics.identity(observations.shape[1]))
+    shifted = (observations - policy.statistics.mean) / policy.statistics.std
+    actions = np.tanh(observations[:, :2])
+    raw = policy.loss({"observations": observations, "actions": actions}, KEY)
+    np.testing.assert_allclose(
+        raw, plain.loss({"observations": shifted, "actions": actions}, KEY), rtol=1e-4
+    )
+
+
+def test_diffusion_actions_follow_from_the_key(diffusion, observations):
+    one, again, other = (
+        np.asarray(diffusion.act(jax.random.key(seed), observations)) for seed in (0, 0, 1)
+    )
+    assert one.tobytes() == again.tobytes()
+    assert not np.allclose(one, other)
+
+
+def test_policies_can_be_mapped_over(gaussian, observations):
+    policies = [
+        Policy.create(gaussian.backbone, gaussian.statistics, jax.random.key(seed))
+        for seed in (0, 1)
+    ]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *policies)
+    together = jax.vmap(lambda policy: policy.sample(KEY, observations))(stacked)
+    for policy, actions in zip(policies, together, strict=True):
+        np.testing.assert_allclose(actions, policy.act(KEY, observations), atol=1e-6)
+    assert not np.allclose(*together)
+
+
+@pytest.mark.parametrize("kind", ["low_rank", "full"])
+def test_a_skill_is_its_base_at_birth(policy, observations, kind, make_bank, make_skill):
+    skill = make_skill(policy, kind=kind)
+    fresh = dataclasses.replace(
+        skill, deltas=skill.adapter.fresh(jax.random.key(3), policy.dense_layers())
+    )
+    actions = policy.act(KEY, observations)
+    newborn = policy.with_bank(Bank.of({"fresh": fresh}))
+    np.testing.assert_allclose(newborn.act(KEY, observations), actions, atol=1e-6)
+    grown = policy.with_bank(Bank.of({"learnt": skill}))
+    assert not np.allclose(grown.act(KEY, observations), actions, atol=1e-3)
+
+
+def test_merging_equals_injection_for_fixed_weights(policy, observations, make_bank):
+    carrying = policy.with_bank(make_bank(policy))
+    for weights in (None, np.array([0.3, -0.5, 1.2], np.float32)):
+        merged = carrying.merged(weights)
+        assert merged.bank is None
+        np.testing.assert_allclose(
+            merged.act(KEY, observations), carrying.act(KEY, observations, weights), atol=1e-4
+        )
+    assert not np.allclose(
+        carrying.merged().act(KEY, observations), policy.act(KEY, observations), atol=1e-3
+    )
+
+
+def test_weights_that_vary_by_sample_cannot_be_merged(policy, make_bank):
+    carrying = policy.with_bank(make_bank(policy))
+    with pytest.raises(ValueError, match=r"only fixed weights of shape \(3,\) can be merged"):
+        carrying.merged(np.ones((4, 3), np.float32))
+
+
+def test_a_policy_without_skills_has_nothing_to_merge_or_weigh(policy, observations):
+    with pytest.raises(ValueError, match="carries no skills to merge"):
+        policy.merged()
+    with pytest.raises(ValueError, match="carries no skills"):
+        policy.act(KEY, observations, np.ones(1))
+
+
+def test_weights_by_sample_equal_fixed_weights_row_by_row(policy, observations, make_bank):
+    carrying = policy.with_bank(make_bank(policy))
+    weights = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    actions = np.linspace(-0.9, 0.9, 8, dtype=np.float32).reshape(4, 2)
+    batch = {"observations": observations, "actions": actions}
+    by_sample = carrying.loss(batch, KEY, weights)
+    fixed = jax.vmap(lambda w: carrying.loss(batch, KEY, w))(weights)
+    np.testing.assert_allclose(by_sample, np.diag(fixed), rtol=1e-4)
+    assert np.ptp(fixed, axis=0).min() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 6), (4, 4), (2, 4, 5), ()])
+def test_observations_of_another_size_are_refused(policy, shape):
+    with pytest.raises(ValueError, match=r"do not fit a policy of 5 .*expected \(batch, 5\)"):
+        policy.act(KEY, np.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (4,), (4, 2), (3, 3), (5, 3)])
+def test_weights_of_another_size_are_refused(policy, observations, make_bank, shape):
+    carrying = policy.with_bank(make_bank(policy))
+    with pytest.raises(ValueError, match="do not fit a b"):
+        carrying.act(KEY, observations, np.ones(shape))
+
+
+def altered(policy, what):
+    if what == "params":
+        leaves, tree = jax.tree.flatten(policy.params)
+        leaves[0] = leaves[0].at[(0,) * leaves[0].ndim].add(1e-3)
+        return policy.replace(params=tree.unflatten(leaves))
+    if what == "mean":
+        mean = policy.statistics.mean.at[0].add(1e-3)
+        return policy.replace(statistics=policy.statistics.replace(mean=mean))
+    if what == "std":
+        std = policy.statistics.std.at[0].add(1e-3)
+        return policy.replace(statistics=policy.statistics.replace(std=std))
+    backbone = policy.backbone
+    if what == "network":
+        network = backbone.network.clone(activation="gelu")
+        return policy.replace(backbone=dataclasses.replace(backbone, network=network))
+    if isinstance(backbone, GaussianBackbone):
+        return policy.replace(backbone=dataclasses.replace(backbone, deterministic=False))
+    return policy.replace(backbone=dataclasses.replace(backbone, schedule="cosine"))
+
+
+@pytest.mark.parametrize("what", ["params", "mean", "std", "network", "backbone"])
+def test_any_change_of_a_base_changes_its_fingerprint(policy, make_bank, what):
+    other = altered(policy, what)
+    mine, theirs = fingerprint(policy), fingerprint(other)
+    assert mine != theirs
+    bank = make_bank(policy)
+    with pytest.raises(BaseMismatch) as error:
+        other.with_bank(bank)
+    assert mine in str(error.value)
+    assert theirs in str(error.value)
+
+
+def test_skills_do_not_change_the_fingerprint_but_merging_them_does(policy, make_bank):
+    carrying = policy.with_bank(make_bank(policy))
+    assert fingerprint(carrying) == fingerprint(policy)
+    with pytest.raises(BaseMismatch):
+        carrying.merged().with_bank(carrying.bank)
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_parameters(diffusion):
+    turned = diffusion.replace(params=dict(reversed(diffusion.params.items())))
+    assert fingerprint(turned) == fingerprint(diffusion)
+
+
+def test_a_backbone_is_described_by_its_own_settings_not_those_of_an_equal_one(diffusion):
+    """0 == 0.0, yet they are written to disk differently."""
+    for dropout in (0.25, 0.0, 0):
+        network = Denoiser(features=12, dropout=dropout)
+        backbone = dataclasses.replace(diffusion.backbone, network=network)
+        assert describe(backbone) == json.dumps(backbone_to_dict(backbone), sort_keys=True)
+
+
+class Squashed(nn.Module):
+    """An actor whose activation is a function, not a name."""
+
+    squash: object = nn.tanh
+
+    @nn.compact
+    def __call__(self, observations):
+        h = self.squash(nn.Dense(8)(observations))
+        return nn.Dense(2)(h), nn.Dense(2)(h)
+
+
+def test_a_network_with_a_function_among_its_settings_has_a_fingerprint(statistics):
+    one, other = (
+        Policy.create(GaussianBackbone(2, Squashed(squash)), statistics, KEY)
+        for squash in (nn.tanh, nn.relu)
+    )
+    assert fingerprint(one) == fingerprint(one)
+    assert fingerprint(one) != fingerprint(other)
+
+
+def nearness(target):
+    def score(target, observations, actions):
+        return -jnp.sum(jnp.square(actions - target), axis=-1)
+
+    return jax.tree_util.Partial(score, target)
+
+
+def test_best_of_is_the_candidate_with_the_highest_score(diffusion, observations):
+    scorer = nearness(jnp.array([0.2, -0.3]))
+    best = BestOf(diffusion, scorer, 6).act(KEY, observations)
+    candidates = jnp.stack(
+        [diffusion.act(key, observations) for key in jax.random.split(KEY, 6)]
+    )
+    scores = scorer(observations, candidates)
+    assert np.ptp(scores, axis=0).min() > 1e-3
+    np.testing.assert_allclose(scorer(observations, best), scores.max(axis=0), atol=1e-6)
+
+
+def test_more_candidates_score_better_on_average(diffusion):
+    observations = np.zeros((300, 5), np.float32)
+    scorer = nearness(jnp.array([0.2, -0.3]))
+    means = [
+        scorer(observations, BestOf(diffusion, scorer, n).act(KEY, observations)).mean()
+        for n in (1, 4, 16)
+    ]
+    assert means == sorted(means)
+    assert means[-1] - means[0] > 0.1
+
+
+def test_the_best_of_one_is_distributed_like_the_policy(diffusion):
+    observations = np.zeros((1000, 5), np.float32)
+    one = BestOf(diffusion, nearness(jnp.zeros(2)), 1).act(KEY, observations)
+    plain = diffusion.act(jax.random.key(8), observations)
+    for statistic in (np.mean, np.std):
+        np.testing.assert_allclose(statistic(one, axis=0), statistic(plain, axis=0), atol=0.12)
+
+
+def test_best_of_passes_weights_on(gaussian, observations, make_bank):
+    carrying = gaussian.with_bank(make_bank(gaussian))
+    weights = np.array([0.5, -1.0, 0.7], np.float32)
+    best = BestOf(carrying, nearness(jnp.zeros(2)), 2)
+    np.testing.assert_allclose(
+        best.act(KEY, observations, weights), carrying.act(KEY, observations, weights), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("candidates", [0, -1])
+def test_best_of_needs_a_candidate(gaussian, observations, candidates):
+    with pytest.raises(ValueError, match="candidates"):
+        BestOf(gaussian, nearness(jnp.zeros(2)), candidates).act(KEY, observations)
