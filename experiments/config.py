@@ -93,7 +93,10 @@ class Stage:
     def options(self) -> dict[str, Any]:
         """The keyword arguments of a verb."""
         optimisation = Optimisation(
-            self.steps, self.learning_rate, self.weight_decay, self.ema_rate
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            ema_rate=self.ema_rate,
+            steps=self.steps,
         )
         return {
             "steps": self.steps,

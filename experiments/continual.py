@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import psec_jax as psec
+from experiments.compilation import keep_compiled_programs
 from experiments.config import Chain, ConfigError, Continual, parse
 from experiments.recording import Recorder, start_recording
 from psec_jax.evaluation import trace_weights
@@ -199,9 +200,11 @@ def report(config: Continual, out: Path, recorder: Recorder) -> None:
         "The demonstrations themselves: "
         + ", ".join(f"{column} {value:.0f}" for column, value in references.items())
         + ".\n",
-        "As the paper reports:\n",
-        published_table(published.CONTINUAL, rows, columns),
     ]
+    if {"asec", "nsec"} & set(config.methods):
+        parts.append("ASEC and NSEC mix π₀ with policies trained from scratch.\n")
+    if reported := published_table(published.CONTINUAL, rows, columns):
+        parts.append("As the paper reports:\n\n" + reported)
     recorder.text("table.md", "\n".join(parts))
     figure = out / "returns.png"
     figures.bars(figure, summaries, rows, columns, published.CONTINUAL, references)
@@ -249,6 +252,7 @@ def main(config: DictConfig) -> None:
         check(parsed)
     except ConfigError as error:
         sys.exit(f"error: {error}")
+    keep_compiled_programs()
     out = Path(HydraConfig.get().runtime.output_dir)
     resolved = OmegaConf.to_container(config, resolve=True)
     with start_recording(out, resolved, parsed.logger) as recorder:

@@ -1,7 +1,6 @@
 """Policies: a backbone, its parameters, the statistics of its observations, and its skills."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -191,13 +190,15 @@ def _act(policy, key, observations, weights):
     return policy.sample(key, jnp.asarray(observations, jnp.float32), weights)
 
 
-@functools.cache
-def describe(backbone: Backbone) -> str:
-    """A backbone as canonical JSON text: what is written to disk and fingerprinted."""
-    return json.dumps(backbone_to_dict(backbone), sort_keys=True)
+def _plain(value: Any) -> Any:
+    """A setting of a user's own network as JSON: functions and types by name."""
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return value if isinstance(value, str | int | float | list | tuple | None) else repr(value)
 
 
 def backbone_to_dict(backbone: Backbone) -> dict[str, Any]:
+    """A backbone's class and settings, and its network's, as plain JSON data."""
     fields = {
         f.name: getattr(backbone, f.name)
         for f in dataclasses.fields(backbone)
@@ -205,7 +206,7 @@ def backbone_to_dict(backbone: Backbone) -> dict[str, Any]:
     }
     network = backbone.network
     settings = {
-        f.name: getattr(network, f.name)
+        f.name: _plain(getattr(network, f.name))
         for f in dataclasses.fields(network)
         if f.name not in ("parent", "name")
     }
@@ -219,7 +220,8 @@ def backbone_to_dict(backbone: Backbone) -> dict[str, Any]:
 
 def fingerprint(policy: Policy) -> str:
     """The hash that names a base policy: its architecture, parameters and statistics."""
-    digest = hashlib.sha256(describe(policy.backbone).encode())
+    description = json.dumps(backbone_to_dict(policy.backbone), sort_keys=True)
+    digest = hashlib.sha256(description.encode())
     for name, value in sorted(policy_tensors(policy).items()):
         digest.update(f"{name} {value.dtype} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).tobytes())

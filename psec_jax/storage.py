@@ -40,8 +40,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists():
         raise FileExistsError(f"{target} exists already; remove it or choose another name")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+    with _writing_beside(target):
+        temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -60,9 +60,9 @@ def new_folder(target: Path) -> Iterator[Path]:
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
     """A temporary path beside ``target`` that replaces it when the block ends well."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".new-", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
+    with _writing_beside(target):
+        handle, name = tempfile.mkstemp(prefix=".new-", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
@@ -70,6 +70,18 @@ def new_file(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing_beside(target: Path) -> Iterator[None]:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise type(error)(
+            f"cannot write in {target.parent} ({error.strerror}); choose another folder or change "
+            "its permissions"
+        ) from error
 
 
 def write_json(path: Path, facts: Mapping[str, Any]) -> None:

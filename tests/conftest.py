@@ -105,9 +105,7 @@ def make_bank(make_skill):
     )
 
     def make(policy: Policy, adapters=mixed) -> Bank:
-        return Bank.of(
-            {f"skill-{i}": make_skill(policy, i, **a) for i, a in enumerate(adapters)}
-        )
+        return Bank.of({f"skill-{i}": make_skill(policy, i, **a) for i, a in enumerate(adapters)})
 
     return make
 

@@ -98,7 +98,9 @@ def test_log_deviations_stay_within_their_bounds(bounds):
 def test_diffusion_actions_stay_in_bounds_whatever_the_network_says(
     denoiser, statistics, settings
 ):
-    policy = Policy.create(DiffusionBackbone(2, denoiser, **settings), statistics, jax.random.key(0))
+    policy = Policy.create(
+        DiffusionBackbone(2, denoiser, **settings), statistics, jax.random.key(0)
+    )
     wild = policy.replace(params=jax.tree.map(lambda leaf: 30 * leaf + 1, policy.params))
     actions = wild.act(jax.random.key(0), OBSERVATIONS[:50])
     assert jnp.abs(actions).max() == 1

@@ -43,9 +43,7 @@ def test_signal_falls_strictly_and_is_the_running_product(name, steps):
     assert (np.diff(bars) < 0).all()
 
 
-@given(
-    steps=st.integers(1, 500), low=st.floats(0.01, 1), high=st.floats(1, 20)
-)
+@given(steps=st.integers(1, 500), low=st.floats(0.01, 1), high=st.floats(1, 20))
 def test_vp_alphas_telescope_to_the_integrated_noise_rate(steps, low, high):
     schedule = vp_schedule(steps, low, high)
     share = np.arange(1, steps + 1) / steps

@@ -1,8 +1,6 @@
 import subprocess
 import sys
 
-import pytest
-
 OPTIONAL = ("hydra", "omegaconf", "wandb", "dm_control", "mujoco", "shimmy", "matplotlib")
 
 
@@ -38,11 +36,3 @@ for use in (figures, logger, environment):
     lines = done.stdout.splitlines()
     for line, extra in zip(lines, ("experiments", "wandb", "dm_control"), strict=True):
         assert f"pip install 'psec-jax[{extra}]'" in line
-
-
-@pytest.mark.parametrize("name", ["evaluate", "pretrain", "SkillLibrary"])
-def test_what_a_user_types_is_at_the_top(name):
-    import psec_jax
-
-    assert name in psec_jax.__all__
-    assert callable(getattr(psec_jax, name))

@@ -16,7 +16,8 @@ class TransitionDataset:
     observations (n, obs) and actions (n, act) in [−1, 1] and rewards (n,) are float32;
     ``terminations`` marks transitions into a terminal state, ``truncations`` the last transition
     of a trajectory that was cut off, both (n,). The data end with the end of a trajectory even
-    where neither is marked. Raises ``ValueError`` for empty, uneven or non-finite data.
+    where neither is marked. Raises ``ValueError`` for empty, uneven or non-finite data
+    and for actions out of bounds.
     """
 
     observations: Float[np.ndarray, "n observation"]
@@ -47,6 +48,11 @@ class TransitionDataset:
                     f"{name} hold {int(bad.sum())} row(s) that are not finite, the first at "
                     f"transition {int(bad.argmax())}; drop those trajectories or mend the file"
                 )
+        if (largest := np.abs(self.actions).max()) > 1 + 1e-5:
+            raise ValueError(
+                f"actions must lie in [-1, 1], but one is as large as {largest:g}; scale them by "
+                "the bounds of the environment's action space"
+            )
 
     def __len__(self) -> int:
         return len(self.observations)

@@ -1,5 +1,6 @@
 """Evaluating a policy in an environment: many episodes at once, one policy call for all."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,9 @@ def evaluate(
 ) -> Evaluation:
     """Undiscounted returns of ``episodes`` episodes, up to ``parallel`` of them at once.
 
-    ``policy`` has ``act(key, observations)``. Both the policy's randomness and the environments'
-    seeds follow from ``key``. Raises ``ValueError`` if the environment does not fit the policy.
+    ``policy`` is a pytree with ``sample(key, observations)``. Both its randomness and the
+    environments' seeds follow from ``key``. Raises ``ValueError`` if the environment does not
+    fit the policy.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, not {episodes!r}")
@@ -91,11 +93,14 @@ def check_fit(policy: Any, vector: Any, env_id: str) -> None:
 def _episodes(policy, vector, count, key):
     seed_key, act_key = jax.random.split(key)
     seeds = np.asarray(jax.random.randint(seed_key, (count,), 0, 2**31 - 1))
-    step = 0
+    steps = itertools.count()
 
     def act(observations):
-        nonlocal step
-        step += 1
-        return np.asarray(policy.act(jax.random.fold_in(act_key, step), observations))
+        return np.asarray(_act(policy, act_key, next(steps), observations))
 
     return rollout(vector, act, seeds)
+
+
+@jax.jit
+def _act(policy, key, step, observations):
+    return policy.sample(jax.random.fold_in(key, step), observations)

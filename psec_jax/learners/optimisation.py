@@ -13,15 +13,15 @@ from flax import struct
 class Optimisation:
     """AdamW whose learning rate falls to zero along a half cosine over ``steps`` updates.
 
-    ``ema_rate`` is the share of the newest parameters in the moving average that acts;
-    ``clip`` bounds the gradient's global norm where given.
+    ``ema_rate`` is the share of the newest parameters in the moving average that acts; ``clip``
+    bounds the gradient's global norm where given. The verbs set ``steps`` to their own.
     """
 
-    steps: int
     learning_rate: float = 3e-4
     weight_decay: float = 1e-4
     ema_rate: float = 0.001
     clip: float | None = None
+    steps: int = 10_000
 
     def __post_init__(self):
         if self.steps < 1:

@@ -15,7 +15,10 @@ except ImportError as error:
         f"figures need the extra: pip install 'psec-jax[experiments]' ({error})"
     ) from error
 
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222222")
+COLOURS = (
+    "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222222",
+    "#332288", "#882255", "#44aa99", "#ddcc77", "#117733", "#999933", "#cc6677",
+)  # fmt: skip
 
 
 def bars(

@@ -46,10 +46,13 @@ def published_table(
     rows: Sequence[tuple[str, str]],
     columns: Sequence[str],
 ) -> str:
-    """The paper's own numbers for the same rows and columns."""
+    """The paper's own numbers for the same rows and columns; empty if it has none of them."""
+    rows = [row for row in rows if row[0] in numbers]
+    if not rows:
+        return ""
 
     def cell(method: str, column: str) -> str:
         value = numbers.get(method, {}).get(column)
         return "–" if value is None else f"{value:g}"
 
-    return markdown([row for row in rows if row[0] in numbers], columns, cell)
+    return markdown(rows, columns, cell)

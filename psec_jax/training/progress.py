@@ -14,13 +14,11 @@ class Progress(AbstractContextManager):
         from rich import progress
 
         self._bar = progress.Progress(
-            progress.TextColumn("{task.description:<24}"),
-            progress.BarColumn(bar_width=24),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=10),
             progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[rate]:>7.1f}/s"),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[rate]:.0f}/s"),
+            progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             progress.TextColumn("loss {task.fields[loss]:.4f}"),
         )
         self._task = self._bar.add_task(

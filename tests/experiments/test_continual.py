@@ -29,9 +29,7 @@ def configure(*overrides: str) -> Continual:
 
 def launch(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "experiments.continual", f"hydra.run.dir={folder}"]
-    return subprocess.run(
-        [*command, *SMALL, *overrides], cwd=ROOT, capture_output=True, text=True
-    )
+    return subprocess.run([*command, *SMALL, *overrides], cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,67 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from psec_jax import ComposedPolicy, GaussianBackbone, Optimisation, TransitionDataset
+from psec_jax.composition import LEVELS
+from psec_jax.learners import ContextLearner
+from psec_jax.networks import ConstantWeights, ContextNetwork
+from psec_jax.training import fit
+
+KEY = jax.random.key(4)
+TWO = ({"scale": 4.0}, {"rank": 3, "scale": 4.0})
+
+
+@pytest.fixture(scope="module")
+def carrying(gaussian, make_bank):
+    return gaussian.with_bank(make_bank(gaussian, TWO))
+
+
+def learn(composed, data, steps):
+    learner = ContextLearner(composed, Optimisation(steps=steps, learning_rate=0.03, ema_rate=0.2))
+    return learner.result(fit(learner, data, steps=steps, batch_size=64, key=KEY))
+
+
+def acted(policy, data, weights):
+    """The same states with the actions that ``policy`` takes in them under ``weights``."""
+    return dataclasses.replace(data, actions=policy.act(KEY, data.observations, weights))
+
+
+@pytest.mark.parametrize("level", ["parameter", "action"])
+def test_constant_weights_find_the_mixture_that_made_the_data(gaussian, make_bank, level):
+    """From random actions at the parameter level, whose loss is the likelihood."""
+    sampling = GaussianBackbone(2, gaussian.backbone.network, deterministic=level == "action")
+    policy = gaussian.replace(backbone=sampling)
+    carrying = policy.with_bank(make_bank(policy, TWO))
+    states = np.random.default_rng(0).normal(size=(1500, 5))
+    data = TransitionDataset(states, np.zeros((1500, 2)), *np.zeros((3, 1500)))
+    truth = np.float32([0.9, -0.4])
+    composed = ComposedPolicy.create(carrying, ConstantWeights(2), level, KEY)
+    learnt = learn(composed, acted(composed, data, truth), 200)
+    np.testing.assert_allclose(learnt.weights(states)[0], truth, atol=0.1)
+
+
+def test_context_tells_which_skill_is_due_in_which_state(carrying, dataset):
+    first = dataset.observations[:, 0] > dataset.observations[:, 0].mean()
+    truth = np.stack([first, ~first], axis=1).astype(np.float32)
+    composed = ComposedPolicy.create(carrying, ContextNetwork(2, (32,)), "action", KEY)
+    learnt = learn(composed, acted(composed, dataset, truth), 300)
+    weights = learnt.weights(dataset.observations)
+    assert weights[first, 0].mean() - weights[~first, 0].mean() > 0.5
+    assert weights[~first, 1].mean() - weights[first, 1].mean() > 0.5
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_learning_to_mix_leaves_the_base_and_its_skills_as_they_are(
+    diffusion, dataset, make_bank, same, level
+):
+    policy = diffusion.with_bank(make_bank(diffusion))
+    before = jax.device_get(policy)
+    composed = ComposedPolicy.create(policy, ContextNetwork(3, (8,)), level, KEY)
+    mixed = jax.device_get((composed.base, composed.parts))
+    learnt = learn(composed, dataset, 2)
+    assert same(policy, before)
+    assert same((learnt.base, learnt.parts), mixed)
+    assert np.ptp(learnt.weights(dataset.observations), axis=0).min() > 0
