@@ -65,13 +65,15 @@ BACKBONES = {"diffusion": Diffusion, "gaussian": Gaussian}
 
 
 @dataclass
-class LowRank:
+class AdapterPlan:
     rank: int = MISSING
     scale: float = MISSING
+    full_scale: float = MISSING
     targets: str = MISSING
 
     def build(self, kind: str) -> Adapter:
-        return Adapter(kind, self.rank, self.scale, self.targets)
+        scale = self.full_scale if kind == "full" else self.scale
+        return Adapter(kind, self.rank, scale, self.targets)
 
 
 @dataclass
@@ -158,7 +160,7 @@ class Chain:
 class Continual:
     chain: Chain = field(default_factory=Chain)
     backbone: Any = MISSING
-    adapter: LowRank = field(default_factory=LowRank)
+    adapter: AdapterPlan = field(default_factory=AdapterPlan)
     composer: Composer = field(default_factory=Composer)
     data: Data = field(default_factory=Data)
     pretrain: Stage = field(default_factory=Stage)
@@ -195,7 +197,8 @@ def _build_all(config: Any) -> None:
     try:
         config.backbone.build(action_size=1)
         if hasattr(config, "adapter"):
-            config.adapter.build("low_rank")
+            for kind in ("low_rank", "full"):
+                config.adapter.build(kind)
         for entry in dataclasses.fields(config):
             if isinstance(stage := getattr(config, entry.name), Stage):
                 stage.options()

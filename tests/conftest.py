@@ -46,13 +46,17 @@ def statistics():
 
 @pytest.fixture(scope="session")
 def diffusion(denoiser, statistics):
-    return Policy.create(DiffusionBackbone(ACTION, denoiser), statistics, jax.random.key(0))
+    return create(DiffusionBackbone(ACTION, denoiser), statistics)
 
 
 @pytest.fixture(scope="session")
 def gaussian(statistics):
     backbone = GaussianBackbone(ACTION, GaussianActor(ACTION, hidden=(8, 8)))
-    return Policy.create(backbone, statistics, jax.random.key(0))
+    return create(backbone, statistics)
+
+
+def create(backbone, statistics):
+    return jax.jit(Policy.create, static_argnums=0)(backbone, statistics, jax.random.key(0))
 
 
 @pytest.fixture(scope="session", params=["diffusion", "gaussian"])

@@ -82,23 +82,20 @@ def test_a_skill_is_its_base_at_birth(policy, observations, kind, make_bank, mak
         skill, deltas=skill.adapter.fresh(jax.random.key(3), policy.dense_layers())
     )
     actions = policy.act(KEY, observations)
-    newborn = policy.with_bank(Bank.of({"fresh": fresh}))
+    newborn = policy.with_bank(Bank.of({"skill": fresh}))
     np.testing.assert_allclose(newborn.act(KEY, observations), actions, atol=1e-6)
-    grown = policy.with_bank(Bank.of({"learnt": skill}))
+    grown = policy.with_bank(Bank.of({"skill": skill}))
     assert not np.allclose(grown.act(KEY, observations), actions, atol=1e-3)
 
 
 def test_merging_equals_injection_for_fixed_weights(policy, observations, make_bank):
     carrying = policy.with_bank(make_bank(policy))
-    for weights in (None, np.array([0.3, -0.5, 1.2], np.float32)):
-        merged = carrying.merged(weights)
-        assert merged.bank is None
-        np.testing.assert_allclose(
-            merged.act(KEY, observations), carrying.act(KEY, observations, weights), atol=1e-4
-        )
-    assert not np.allclose(
-        carrying.merged().act(KEY, observations), policy.act(KEY, observations), atol=1e-3
-    )
+    weights = np.float32([0.3, -0.5, 1.2])
+    merged = carrying.merged(weights).act(KEY, observations)
+    injected = carrying.act(KEY, observations, weights)
+    np.testing.assert_allclose(merged, injected, atol=1e-4)
+    assert carrying.merged(weights).bank is None
+    assert not np.allclose(merged, policy.act(KEY, observations), atol=1e-3)
 
 
 def test_weights_that_vary_by_sample_cannot_be_merged(policy, make_bank):
@@ -229,32 +226,39 @@ def nearness(target):
     return jax.tree_util.Partial(score, target)
 
 
-def test_best_of_is_the_candidate_with_the_highest_score(diffusion, observations):
+@pytest.fixture(scope="module")
+def random(gaussian):
+    """A policy that acts at random, with few operations."""
+    network = gaussian.backbone.network
+    return gaussian.replace(backbone=GaussianBackbone(2, network, deterministic=False))
+
+
+def test_best_of_is_the_candidate_with_the_highest_score(random, observations):
     scorer = nearness(jnp.array([0.2, -0.3]))
-    best = BestOf(diffusion, scorer, 6).act(KEY, observations)
-    candidates = jnp.stack([diffusion.act(key, observations) for key in jax.random.split(KEY, 6)])
+    best = BestOf(random, scorer, 6).act(KEY, observations)
+    candidates = jnp.stack([random.act(key, observations) for key in jax.random.split(KEY, 6)])
     scores = scorer(observations, candidates)
     assert np.ptp(scores, axis=0).min() > 1e-3
     np.testing.assert_allclose(scorer(observations, best), scores.max(axis=0), atol=1e-6)
 
 
-def test_more_candidates_score_better_on_average(diffusion):
+def test_more_candidates_score_better_on_average(random):
     observations = np.zeros((300, 5), np.float32)
     scorer = nearness(jnp.array([0.2, -0.3]))
     means = [
-        scorer(observations, BestOf(diffusion, scorer, n).act(KEY, observations)).mean()
+        scorer(observations, BestOf(random, scorer, n).act(KEY, observations)).mean()
         for n in (1, 4, 16)
     ]
     assert means == sorted(means)
     assert means[-1] - means[0] > 0.1
 
 
-def test_the_best_of_one_is_distributed_like_the_policy(diffusion):
-    observations = np.zeros((1000, 5), np.float32)
-    one = BestOf(diffusion, nearness(jnp.zeros(2)), 1).act(KEY, observations)
-    plain = diffusion.act(jax.random.key(8), observations)
+def test_the_best_of_one_is_distributed_like_the_policy(random):
+    observations = np.zeros((4000, 5), np.float32)
+    one = BestOf(random, nearness(jnp.zeros(2)), 1).act(KEY, observations)
+    plain = random.act(jax.random.key(8), observations)
     for statistic in (np.mean, np.std):
-        np.testing.assert_allclose(statistic(one, axis=0), statistic(plain, axis=0), atol=0.12)
+        np.testing.assert_allclose(statistic(one, axis=0), statistic(plain, axis=0), atol=0.06)
 
 
 def test_best_of_passes_weights_on(gaussian, observations, make_bank):

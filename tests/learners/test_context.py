@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from psec_jax import ComposedPolicy, GaussianBackbone, Optimisation, TransitionDataset
-from psec_jax.composition import LEVELS
 from psec_jax.learners import ContextLearner
 from psec_jax.networks import ConstantWeights, ContextNetwork
 from psec_jax.training import fit
@@ -53,11 +52,15 @@ def test_context_tells_which_skill_is_due_in_which_state(carrying, dataset):
     assert weights[~first, 1].mean() - weights[first, 1].mean() > 0.5
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("policy", "level"),
+    [("gaussian", "parameter"), ("diffusion", "noise"), ("gaussian", "action")],
+    indirect=["policy"],
+)
 def test_learning_to_mix_leaves_the_base_and_its_skills_as_they_are(
-    diffusion, dataset, make_bank, same, level
+    policy, dataset, make_bank, same, level
 ):
-    policy = diffusion.with_bank(make_bank(diffusion))
+    policy = policy.with_bank(make_bank(policy))
     before = jax.device_get(policy)
     composed = ComposedPolicy.create(policy, ContextNetwork(3, (8,)), level, KEY)
     mixed = jax.device_get((composed.base, composed.parts))

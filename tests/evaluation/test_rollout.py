@@ -1,0 +1,73 @@
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from psec_jax.evaluation import rollout
+
+
+class Counter(gymnasium.Env):
+    """Ends after ``seed % 7 + 1`` steps: an even seed by termination, an odd one by truncation.
+
+    Observations are (seed, steps so far); the reward of each step is the number of that step.
+    """
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    seed = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.seed = self.seed if seed is None else seed
+        self.steps = 0
+        return np.array([self.seed, 0.0]), {}
+
+    def step(self, action):
+        self.steps += 1
+        over = self.steps == self.seed % 7 + 1
+        observation = np.array([self.seed, self.steps], float)
+        even = self.seed % 2 == 0
+        return observation, float(self.steps), over and even, over and not even, {}
+
+
+def play(seeds, num_envs, copy=False, autoreset=AutoresetMode.NEXT_STEP):
+    envs = SyncVectorEnv([Counter] * num_envs, copy=copy, autoreset_mode=autoreset)
+    return list(rollout(envs, lambda observations: observations[:, :1] * 0, seeds))
+
+
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("autoreset", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_each_environment_is_active_for_one_episode(copy, autoreset):
+    seeds = [3, 0, 13, 6]
+    lengths = [4, 1, 7, 7]
+    steps = play(seeds, 4, copy, autoreset)
+    active = np.array([step.active for step in steps])
+    np.testing.assert_array_equal(active, np.arange(7)[:, None] < lengths)
+    for index, (seed, length) in enumerate(zip(seeds, lengths, strict=True)):
+        own = steps[:length]
+        np.testing.assert_array_equal(
+            [step.observations[index] for step in own], [[seed, t] for t in range(length)]
+        )
+        np.testing.assert_array_equal([s.rewards[index] for s in own], np.arange(length) + 1)
+        last = np.arange(length) == length - 1
+        np.testing.assert_array_equal([s.terminations[index] for s in own], last & (seed % 2 == 0))
+        np.testing.assert_array_equal([s.truncations[index] for s in own], last & (seed % 2 == 1))
+
+
+def test_environments_without_a_seed_are_never_active():
+    steps = play([0, 1], 5)
+    assert len(steps) == 2
+    assert not np.any([step.active[2:] for step in steps])
+
+
+def test_actions_follow_from_the_observations_of_the_same_step():
+    seen = []
+
+    def act(observations):
+        seen.append(np.array(observations))
+        return -np.tanh(observations[:, 1:])
+
+    steps = list(rollout(SyncVectorEnv([Counter], copy=False), act, [5]))
+    assert len(steps) == 6
+    for step, observations in zip(steps, seen, strict=True):
+        np.testing.assert_array_equal(step.observations, observations)
+        np.testing.assert_array_equal(step.actions, -np.tanh(observations[:, 1:]))

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from psec_jax.evaluation.statistics import Summary
+from psec_jax.report import figures
+
+ROWS = [("psec", "PSEC"), ("asec", "ASEC"), ("absent", "not run")]
+COLUMNS = ["S→W", "S→R"]
+
+
+def summary(mean):
+    return Summary(mean, 1.0, mean - 5.0, mean + 8.0, 20, 2)
+
+
+SUMMARIES = {
+    ("psec", "S→W"): summary(600),
+    ("psec", "S→R"): summary(70),
+    ("asec", "S→W"): summary(40),
+}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved."""
+    saved, save = [], Figure.savefig
+
+    def remember(figure, *arguments, **options):
+        saved.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", remember)
+    return saved
+
+
+def assert_picture(path):
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 5000
+
+
+def test_bars_are_as_high_as_the_means_and_whiskers_as_the_intervals(tmp_path, drawn):
+    figures.bars(
+        tmp_path / "bars.png",
+        SUMMARIES,
+        ROWS,
+        COLUMNS,
+        published={"psec": {"S→W": 688.0}},
+        references={"S→R": 300.0},
+        title="returns",
+    )
+    assert_picture(tmp_path / "bars.png")
+    (axes,) = drawn[0].axes
+    heights = [bar.get_height() for group in axes.containers[1::2] for bar in group]
+    np.testing.assert_array_equal(heights, [600, 70, 40, np.nan])
+    whiskers = axes.containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose([s[:, 1] for s in whiskers], [[595, 608], [65, 78]])
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert sorted(labels) == sorted(["PSEC", "ASEC", "paper", "demonstrations"])
+    (diamond,) = (line for line in axes.lines if line.get_marker() == "D")
+    assert diamond.get_ydata() == [688.0]
+    assert axes.get_title() == "returns"
+
+
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_lines_go_through_the_means_in_order(tmp_path, drawn, logarithmic):
+    curve = {16: summary(60), 4: summary(40), 8: summary(50)}
+    figures.lines(
+        tmp_path / "lines.png",
+        {"PSEC": curve},
+        "rank",
+        published={"PSEC": {8: 55.0, 4: 45.0}, "other": {1: 1.0}},
+        logarithmic=logarithmic,
+    )
+    assert_picture(tmp_path / "lines.png")
+    (axes,) = drawn[0].axes
+    ours, paper = axes.lines
+    np.testing.assert_array_equal(ours.get_xydata(), [[4, 40], [8, 50], [16, 60]])
+    np.testing.assert_array_equal(paper.get_xydata(), [[4, 45], [8, 55]])
+    assert axes.get_xscale() == ("log" if logarithmic else "linear")
+    assert axes.get_xlabel() == "rank"
+
+
+def test_weights_are_drawn_by_skill_above_the_rewards(tmp_path, drawn):
+    generator = np.random.default_rng(0)
+    weights, rewards = generator.uniform(size=(30, 2)), generator.uniform(size=30)
+    figures.weights_over_episode(
+        tmp_path / "weights.png", weights, rewards, ["walk", "run"], title="α(s)"
+    )
+    assert_picture(tmp_path / "weights.png")
+    above, below = drawn[0].axes
+    curves = {line.get_label(): line.get_ydata() for line in above.lines[:2]}
+    np.testing.assert_array_equal(curves["walk"], weights[:, 0])
+    np.testing.assert_array_equal(curves["run"], weights[:, 1])
+    np.testing.assert_array_equal(below.lines[0].get_ydata(), rewards)

@@ -1,0 +1,201 @@
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+from psec_jax import Adapter, Optimisation
+from psec_jax.errors import Diverged
+from psec_jax.learners import SkillLearner
+from psec_jax.training import fit
+
+KEY = jax.random.key(6)
+
+
+@struct.dataclass
+class Recorder:
+    """Writes down the key and the batch of each update; its loss is the number of the update."""
+
+    offset: Any
+    updates: int = struct.field(pytree_node=False, default=12)
+    breaks_at: int = struct.field(pytree_node=False, default=0)
+
+    name = "recorder"
+
+    def init(self, key, example):
+        return {
+            "init": jax.random.key_data(key),
+            "keys": jnp.zeros((self.updates, 2), jnp.uint32),
+            "rows": jnp.zeros((self.updates, 5, 5)),
+            "example": example,
+            "count": jnp.array(0),
+            "total": self.offset,
+        }
+
+    def update(self, state, batch, key):
+        count = state["count"]
+        state = {
+            **state,
+            "keys": state["keys"].at[count].set(jax.random.key_data(key)),
+            "rows": state["rows"].at[count].set(batch["observations"]),
+            "count": count + 1,
+            "total": state["total"] * 0.5 + jax.random.normal(key) + batch["actions"].mean(),
+        }
+        loss = jnp.where(count + 1 == self.breaks_at, jnp.nan, count + 1.0)
+        return state, {"loss": loss, "square": jnp.square(count + 1)}
+
+
+@pytest.fixture
+def recorder():
+    return Recorder(jnp.float32(0.5))
+
+
+def run(learner, data, steps=12, **options):
+    return fit(learner, data, steps=steps, batch_size=5, **{"key": KEY, **options})
+
+
+class Rows(list):
+    """A writer."""
+
+    def write(self, label, step, metrics):
+        self.append((label, step, dict(metrics)))
+
+
+def test_no_key_is_used_twice(recorder, dataset):
+    state = run(recorder, dataset, chunk=5)
+    keys = np.vstack([state["keys"], state["init"], jax.random.key_data(KEY)])
+    assert len(np.unique(keys, axis=0)) == 14
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 100])
+def test_the_length_of_chunks_does_not_change_the_result(recorder, dataset, same, chunk):
+    assert same(run(recorder, dataset, chunk=chunk), run(recorder, dataset, chunk=4))
+
+
+@pytest.mark.parametrize("stop", [1, 4, 11])
+def test_training_that_was_interrupted_equals_training_that_was_not(recorder, dataset, same, stop):
+    first = run(recorder, dataset, stop)
+    resumed = run(recorder, dataset, state=first, start=stop)
+    assert same(resumed, run(recorder, dataset))
+    assert resumed["count"] == 12
+
+
+@pytest.mark.parametrize("kind", ["low_rank", "full"])
+def test_resuming_a_real_learner_is_exact(gaussian, dataset, same, kind):
+    learner = SkillLearner(gaussian, Adapter(kind, rank=2), Optimisation(steps=4))
+    whole = run(learner, dataset, 4, chunk=2)
+    half = run(learner, dataset, 2, chunk=2)
+    assert same(run(learner, dataset, 4, chunk=2, state=half, start=2), whole)
+    assert same(run(learner, dataset, 4, chunk=4), whole)
+    assert not same(half.params, whole.params)
+
+
+def test_the_same_key_gives_the_same_bits_and_another_key_others(recorder, dataset, same):
+    state = run(recorder, dataset)
+    assert same(run(recorder, dataset), state)
+    other = run(recorder, dataset, key=jax.random.key(7))
+    shared = {tuple(k) for k in np.asarray(state["keys"])} & {
+        tuple(k) for k in np.asarray(other["keys"])
+    }
+    assert not shared
+    assert not same(other["rows"], state["rows"])
+
+
+def test_each_update_draws_rows_of_its_own_from_all_of_the_data(dataset):
+    updates = 100
+    state = run(Recorder(jnp.float32(0.0), updates), dataset, updates)
+    rows = np.asarray(state["rows"])
+    assert len(np.unique(rows.reshape(updates, -1), axis=0)) == updates
+    drawn, counts = np.unique(rows.reshape(-1, 5), axis=0, return_counts=True)
+    np.testing.assert_array_equal(drawn, np.unique(dataset.observations, axis=0))
+    assert counts.max() < 30
+
+
+def test_batches_keep_observations_and_actions_together(dataset):
+    @struct.dataclass
+    class Pairs(Recorder):
+        def init(self, key, example):
+            return {"worst": jnp.array(0.0)}
+
+        def update(self, state, batch, key):
+            known = jnp.asarray(np.hstack([dataset.observations, dataset.actions]))
+            pairs = jnp.hstack([batch["observations"], batch["actions"]])
+            worst = jnp.abs(pairs[:, None] - known).max(axis=-1).min(axis=-1).max()
+            return {"worst": jnp.maximum(worst, state["worst"])}, {"loss": worst}
+
+    assert run(Pairs(jnp.float32(0.0)), dataset)["worst"] == 0
+
+
+def test_the_learner_is_shown_one_sample_to_start_from(recorder, dataset):
+    example = run(recorder, dataset)["example"]
+    np.testing.assert_array_equal(example["observations"], dataset.observations[:1])
+    np.testing.assert_array_equal(example["actions"], dataset.actions[:1])
+
+
+def test_what_is_passed_in_can_still_be_used(recorder, dataset, same):
+    """The memory of the state is reused between chunks, but not that of what was passed in."""
+    state = run(recorder, dataset, 3)
+    before = jax.device_get(state)
+    first = run(recorder, dataset, state=state, start=3, chunk=2)
+    again = run(recorder, dataset, state=state, start=3, chunk=2)
+    assert same(first, again)
+    assert same(state, before)
+    assert recorder.offset == 0.5
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("start", [0, 4])
+def test_a_loss_that_is_no_number_stops_training_at_that_step(dataset, chunk, start):
+    learner = Recorder(jnp.float32(0.0), breaks_at=7)
+    state = run(learner, dataset, start) if start else None
+    rows = Rows()
+    with pytest.raises(Diverged, match=r"^walk: loss became nan at step 7; try a smaller"):
+        run(learner, dataset, state=state, start=start, chunk=chunk, label="walk", writer=rows)
+    assert all(step < 7 for _, step, _ in rows)
+    with pytest.raises(Diverged, match=r"^recorder: "):
+        run(learner, dataset)
+
+
+def test_writers_get_the_mean_of_each_metric_over_a_chunk(recorder, dataset):
+    rows = Rows()
+    run(recorder, dataset, 7, chunk=3, label="walk", writer=rows)
+    assert rows == [
+        ("walk", 3, {"loss": 2.0, "square": pytest.approx(14 / 3)}),
+        ("walk", 6, {"loss": 5.0, "square": pytest.approx(77 / 3)}),
+        ("walk", 7, {"loss": 7.0, "square": 49.0}),
+    ]
+
+
+def test_progress_shows_the_label_and_the_count(recorder, dataset, capsys):
+    run(recorder, dataset, label="walk", progress=True)
+    shown = capsys.readouterr().out
+    assert "walk" in shown
+    assert "12/12" in shown
+    run(recorder, dataset, label="walk")
+    assert capsys.readouterr().out == ""
+
+
+class Endless(Exception):
+    """A chunk without an update was run."""
+
+
+class Guard:
+    def write(self, label, step, metrics):
+        raise Endless
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    "options", [{"steps": 0}, {"batch_size": 0}, {"steps": -1}, {"chunk": 0}, {"chunk": -1}]
+)
+def test_counts_below_one_are_refused(recorder, dataset, options):
+    options = {"steps": 2, "batch_size": 5, "key": KEY, "writer": Guard(), **options}
+    with pytest.raises(ValueError, match=r"must .*be at least 1"):
+        fit(recorder, dataset, **options)
+
+
+def test_updates_that_have_been_made_are_not_made_again(recorder, dataset, same):
+    state = run(recorder, dataset)
+    assert same(run(recorder, dataset, state=state, start=12), state)
