@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,13 +97,11 @@ def test_log_deviations_stay_within_their_bounds(bounds):
         {"sampler": "ddim", "sampling_steps": 2},
     ],
 )
-def test_diffusion_actions_stay_in_bounds_whatever_the_network_says(
-    denoiser, statistics, settings
-):
-    policy = Policy.create(
-        DiffusionBackbone(2, denoiser, **settings), statistics, jax.random.key(0)
+def test_diffusion_actions_stay_in_bounds_whatever_the_network_says(diffusion, settings):
+    wild = diffusion.replace(
+        backbone=dataclasses.replace(diffusion.backbone, **settings),
+        params=jax.tree.map(lambda leaf: 30 * leaf + 1, diffusion.params),
     )
-    wild = policy.replace(params=jax.tree.map(lambda leaf: 30 * leaf + 1, policy.params))
     actions = wild.act(jax.random.key(0), OBSERVATIONS[:50])
     assert jnp.abs(actions).max() == 1
 
@@ -157,5 +157,5 @@ def test_dropout_is_active_exactly_when_it_is_given_a_key(statistics):
 
 def test_an_unknown_activation_is_refused_with_the_known_ones(statistics):
     backbone = DiffusionBackbone(2, Denoiser(activation="sine"))
-    with pytest.raises(ValueError, match="unknown activation 'sine'; expected one of .*'swish'"):
+    with pytest.raises(ValueError, match=r"unknown activation 'sine'; expected one of .*'swish'"):
         Policy.create(backbone, statistics, jax.random.key(0))

@@ -46,8 +46,11 @@ class PointMass(nn.Module):
         return (noisy_actions - jnp.sqrt(bar) * action) / jnp.sqrt(1 - bar)
 
 
+create = jax.jit(Policy.create, static_argnums=0)
+
+
 def with_network(diffusion, network):
-    return Policy.create(DiffusionBackbone(2, network), diffusion.statistics, jax.random.key(0))
+    return create(DiffusionBackbone(2, network), diffusion.statistics, jax.random.key(0))
 
 
 def compose(policy, level):
@@ -223,7 +226,7 @@ def of_policies(base, parts, level, names=None):
 def separate(policy, seed):
     """Another policy with parameters and statistics of its own."""
     statistics = jax.tree.map(lambda leaf: leaf + 0.1 * seed, policy.statistics)
-    return Policy.create(policy.backbone, statistics, jax.random.key(seed))
+    return create(policy.backbone, statistics, jax.random.key(seed))
 
 
 @pytest.mark.parametrize(("backbone", "level"), [("diffusion", "noise"), ("gaussian", "action")])

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from psec_jax import Adapter, Bank, Optimisation, fingerprint
+from psec_jax import Adapter, Bank, DiffusionBackbone, Optimisation, fingerprint
 from psec_jax.learners import SkillLearner
 from psec_jax.training import fit
 
@@ -67,6 +67,17 @@ def test_a_skill_lives_in_its_target_layers_only(diffusion, adapter, layers):
     """By default those of a denoiser's time embedding are left alone."""
     learner = SkillLearner(diffusion, adapter, Optimisation())
     assert set(learner.init(KEY, {}).params) == layers
+
+
+def test_dropout_is_active_while_learning(diffusion, dataset):
+    """With every unit of the only block dropped, its layers have no gradient."""
+    network = diffusion.backbone.network.clone(dropout=1.0)
+    policy = diffusion.replace(backbone=DiffusionBackbone(2, network))
+    learner = SkillLearner(policy, Adapter("full"), Optimisation(weight_decay=0.0))
+    batch = {name: values[:16] for name, values in dataset.device().items()}
+    state, _ = jax.jit(learner.update)(learner.init(KEY, batch), batch, KEY)
+    assert not np.any(state.params["block_0/up"].kernels)
+    assert np.any(state.params["in"].kernels)
 
 
 def test_skills_of_several_seeds_can_be_learnt_at_once(gaussian, dataset):

@@ -72,7 +72,7 @@ each_network = pytest.mark.parametrize("network", NETWORKS, ids=lambda n: type(n
 
 @functools.cache
 def params_of(network):
-    return network.init(jax.random.key(0), X)["params"]
+    return jax.jit(network.init)(jax.random.key(0), X)["params"]
 
 
 def layers_of(network):

@@ -344,7 +344,7 @@ def test_a_skill_with_layers_that_the_base_lacks_is_not_stored(library, make_ski
     unchanged()
     with pytest.raises(BrokenFile, match="no dense layer 'elsewhere'"):
         library.add("new", elsewhere)
-    with pytest.raises(BrokenFile, match="out.lora_A.weight is of shape"):
+    with pytest.raises(BrokenFile, match=r"out.lora_A.weight is of shape"):
         library.add("new", misshapen)
 
 
@@ -515,7 +515,7 @@ def test_a_file_that_is_no_export_is_not_imported(
     tensors, good = storage.read_tensors(file)
     storage.write_tensors(file, tensors, {**good, **metadata})
     unchanged()
-    with pytest.raises(BrokenFile, match="walk.safetensors"):
+    with pytest.raises(BrokenFile, match=r"walk.safetensors"):
         other_library.import_file(file)
     with pytest.raises(BrokenFile, match="is not an exported skill; export it with"):
         other_library.import_file(library.path / "skills" / "walk" / "adapter_model.safetensors")

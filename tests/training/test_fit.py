@@ -29,6 +29,7 @@ class Recorder:
             "init": jax.random.key_data(key),
             "keys": jnp.zeros((self.updates, 2), jnp.uint32),
             "rows": jnp.zeros((self.updates, 5, 5)),
+            "drawn": jnp.zeros((self.updates, 5), int),
             "example": example,
             "count": jnp.array(0),
             "total": self.offset,
@@ -40,6 +41,7 @@ class Recorder:
             **state,
             "keys": state["keys"].at[count].set(jax.random.key_data(key)),
             "rows": state["rows"].at[count].set(batch["observations"]),
+            "drawn": state["drawn"].at[count].set(jax.random.randint(key, (5,), 0, 60)),
             "count": count + 1,
             "total": state["total"] * 0.5 + jax.random.normal(key) + batch["actions"].mean(),
         }
@@ -67,6 +69,7 @@ def test_no_key_is_used_twice(recorder, dataset):
     state = run(recorder, dataset, chunk=5)
     keys = np.vstack([state["keys"], state["init"], jax.random.key_data(KEY)])
     assert len(np.unique(keys, axis=0)) == 14
+    assert not np.array_equal(dataset.observations[state["drawn"]], state["rows"])
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 100])
