@@ -49,6 +49,15 @@ class Diffusion:
 
 
 @dataclass
+class DenoiserSize:
+    """What a scale says of the denoiser, whichever backbone is chosen."""
+
+    features: int = MISSING
+    blocks: int = MISSING
+    dropout: float = MISSING
+
+
+@dataclass
 class Gaussian:
     kind: str = "gaussian"
     hidden: list[int] = MISSING
@@ -160,6 +169,7 @@ class Chain:
 class Continual:
     chain: Chain = field(default_factory=Chain)
     backbone: Any = MISSING
+    denoiser: DenoiserSize = field(default_factory=DenoiserSize)
     adapter: AdapterPlan = field(default_factory=AdapterPlan)
     composer: Composer = field(default_factory=Composer)
     data: Data = field(default_factory=Data)

@@ -184,6 +184,25 @@ def test_ddim_walks_through_as_many_times_as_asked_from_the_noisiest_down(monkey
     assert steps == 1 or times[-1] == 0
 
 
+def test_clipped_ddim_moves_between_a_clean_action_in_bounds_and_the_noise_left(monkeypatch):
+    """Two neighbours of the chain, a_t = √ᾱ_t a + √(1 − ᾱ_t) ε with the same a and ε, give a."""
+    monkeypatch.setattr(diffusion.jax.lax, "scan", scan_in_python)
+    chain = []
+
+    def wild(noisy, time, observations):
+        chain.append(noisy)
+        return 2 * jnp.cos(9 * noisy)
+
+    schedule = vp_schedule(6)
+    last = ddim_sample(wild, schedule, jax.random.key(0), OBSERVATIONS[:50], 1)
+    bars = schedule.alpha_bars[::-1].astype(np.float64)
+    for bar, following, before, after in zip(bars, bars[1:], chain, chain[1:], strict=False):
+        mixing = np.sqrt([[bar, 1 - bar], [following, 1 - following]])
+        clean, _ = np.linalg.solve(mixing, np.stack([before[:, 0], after[:, 0]]))
+        assert np.abs(clean).max() == pytest.approx(1, abs=1e-4)
+    assert np.abs(last).max() <= 1
+
+
 def test_ddpm_walks_through_all_times_with_fresh_noise_at_each(monkeypatch):
     monkeypatch.setattr(diffusion.jax.lax, "scan", scan_in_python)
     seen = []
