@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -144,6 +145,10 @@ class BestOf:
     scorer: Callable[[Array, Array], Array]
     candidates: int = struct.field(pytree_node=False)
 
+    def __post_init__(self):
+        if self.candidates < 1:
+            raise ValueError(f"candidates must be at least 1, not {self.candidates!r}")
+
     @property
     def observation_size(self) -> int:
         return self.policy.observation_size
@@ -194,7 +199,9 @@ def _plain(value: Any) -> Any:
     """A setting of a user's own network as JSON: functions and types by name."""
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
-    return value if isinstance(value, str | int | float | list | tuple | None) else repr(value)
+    if isinstance(value, str | int | float | list | tuple | None):
+        return value
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def backbone_to_dict(backbone: Backbone) -> dict[str, Any]:

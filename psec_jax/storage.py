@@ -19,12 +19,12 @@ import safetensors.numpy
 
 from psec_jax.errors import BrokenFile
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def check_name(name: str, what: str = "skill") -> str:
     """``name`` if it can safely name a folder; raises ``ValueError`` otherwise."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(
             f"{what} name {name!r} is not allowed: use 1 to 64 letters, digits, '.', '_' or '-', "
             "beginning with a letter or digit"

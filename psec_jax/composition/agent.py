@@ -70,11 +70,19 @@ class ComposedPolicy:
         if level == "parameter":
             raise ValueError("separate policies share no kernels; use level 'noise' or 'action'")
         names = tuple(f"policy-{i}" for i in range(len(parts))) if names is None else tuple(names)
+        if len(names) != len(parts):
+            raise ValueError(f"{len(names)} names {list(names)} for {len(parts)} policies")
         return cls._start(base, tuple(parts), context, level, names, key)
 
     @classmethod
     def _start(cls, base, parts, context, level, names, key):
         check_level(level, (base, *parts))
+        sizes = {(p.observation_size, p.action_size) for p in (base, *parts)}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"policies of different (observation, action) sizes cannot be mixed: "
+                f"{sorted(sizes)}"
+            )
         example = jnp.zeros((1, base.observation_size))
         params = context.init(key, example).get("params", {})
         composed = cls(base, parts, params, context, level, names)

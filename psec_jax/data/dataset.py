@@ -106,6 +106,8 @@ _DIMENSIONS = {
 
 def concatenate(datasets: Sequence[TransitionDataset]) -> TransitionDataset:
     """The trajectories of all ``datasets``, one dataset after the other."""
+    if not datasets:
+        raise ValueError("there is nothing to concatenate: give at least one dataset")
     sizes = {(d.observation_size, d.action_size) for d in datasets}
     if len(sizes) != 1:
         raise ValueError(f"(observation, action) sizes differ between datasets: {sorted(sizes)}")

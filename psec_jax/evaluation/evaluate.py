@@ -41,13 +41,14 @@ def evaluate(
     environments' seeds follow from ``key``. Raises ``ValueError`` if the environment does not
     fit the policy.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, not {episodes!r}")
+    for name, value in {"episodes": episodes, "parallel": parallel}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value!r}")
     rounds = -(-episodes // parallel)
     vector = envs.make(env_id, -(-episodes // rounds))
-    check_fit(policy, vector, env_id)
     returns, lengths = [], []
     try:
+        check_fit(policy, vector, env_id)
         for round_key in jax.random.split(key, rounds):
             count = min(vector.num_envs, episodes - len(returns))
             total, length = np.zeros(vector.num_envs), np.zeros(vector.num_envs, int)
@@ -66,9 +67,9 @@ def trace_weights(
 ) -> tuple[Float[np.ndarray, "step skill"], Float[np.ndarray, "step"]]:
     """α(s) and the reward at each step of one episode of a composed policy."""
     vector = envs.make(env_id, 1)
-    check_fit(policy, vector, env_id)
-    weigh = jax.jit(type(policy).weights)
     try:
+        check_fit(policy, vector, env_id)
+        weigh = jax.jit(type(policy).weights)
         steps = [
             (np.asarray(weigh(policy, step.observations))[0], step.rewards[0])
             for step in _episodes(policy, vector, 1, key)

@@ -1,6 +1,7 @@
 """Measurements as JSON lines: one row each, appended the moment it is made."""
 
 import json
+import operator
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Measurement:
 
 
 def append(path: Path, row: Measurement) -> None:
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
 
 
@@ -34,10 +35,13 @@ def read(paths: Iterable[Path]) -> list[Measurement]:
     """The rows of one or more results files, in order."""
     rows = []
     for path in paths:
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
             try:
                 facts = json.loads(line)
-                rows.append(Measurement(**{**facts, "values": tuple(facts["values"])}))
+                facts["values"] = tuple(float(value) for value in facts["values"])
+                facts |= {"value": float(facts["value"]), "seed": operator.index(facts["seed"])}
+                facts["step"] = operator.index(facts["step"])
+                rows.append(Measurement(**facts))
             except (ValueError, TypeError, KeyError) as error:
                 raise BrokenFile(f"{path}, line {number} is no measurement: {error!r}") from None
     return rows

@@ -25,7 +25,8 @@ def returns_table(
     """Mean return and its 95 % interval; the best mean of each column is bold."""
     best = {
         column: max(
-            (s.mean for (method, task), s in summaries.items() if task == column), default=None
+            (summaries[key, column].mean for key, _ in rows if (key, column) in summaries),
+            default=None,
         )
         for column in columns
     }

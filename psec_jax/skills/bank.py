@@ -34,8 +34,8 @@ class Adapter:
             raise ValueError(f"adapter kind {self.kind!r} is unknown; use 'low_rank' or 'full'")
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
             raise ValueError(f"adapter rank must be an integer of at least 1, not {self.rank!r}")
-        if not self.scale > 0:
-            raise ValueError(f"adapter scale must be above 0, not {self.scale!r}")
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"adapter scale must be above 0, not {self.scale!r}, and finite")
         try:
             re.compile(self.targets)
         except re.error as error:

@@ -45,6 +45,7 @@ def skill_config(skill: Skill) -> dict[str, Any]:
     config = {
         "peft_type": "LORA" if adapter.kind == "low_rank" else "FULL",
         "kind": adapter.kind,
+        "r": adapter.rank,
         "scale": adapter.scale,
         "targets": adapter.targets,
         "target_modules": sorted(path.replace("/", ".") for path in skill.deltas),
@@ -52,7 +53,7 @@ def skill_config(skill: Skill) -> dict[str, Any]:
         "provenance": dict(skill.provenance),
     }
     if adapter.kind == "low_rank":
-        config |= {"r": adapter.rank, "lora_alpha": adapter.scale * adapter.rank}
+        config["lora_alpha"] = adapter.scale * adapter.rank
     return config
 
 
@@ -66,12 +67,13 @@ def skill_from(
     try:
         adapter = Adapter(
             kind=config["kind"],
-            rank=config.get("r", 1),
+            rank=config["r"],
             scale=float(config["scale"]),
             targets=config["targets"],
         )
         base, provenance = str(config["base_fingerprint"]), dict(config["provenance"])
-        modules = [str(module).replace(".", "/") for module in config["target_modules"]]
+        paths = {path.replace("/", "."): path for path in layers}
+        modules = [paths.get(module, str(module)) for module in config["target_modules"]]
     except (KeyError, TypeError, ValueError) as error:
         raise BrokenFile(f"{source}: the adapter configuration is not valid: {error!r}") from None
     rest = dict(tensors)
@@ -129,7 +131,7 @@ def base_from(
         fresh = jax.eval_shape(
             lambda: Policy.create(backbone, Statistics.identity(size), jax.random.key(0))
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise BrokenFile(
             f"{source}: the base policy's description is not valid: {error}"
         ) from None

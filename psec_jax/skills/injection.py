@@ -22,6 +22,17 @@ def _dense_path(context: nn.module.InterceptorContext) -> str | None:
     return None
 
 
+def _input(args: tuple, kwargs: Mapping[str, Any]) -> jax.Array:
+    return args[0] if args else kwargs["inputs"]
+
+
+def _along(gains: jax.Array, x: jax.Array) -> jax.Array:
+    """Gains by sample (batch, k) for an input with further axes between batch and features."""
+    if gains.ndim == 2 and x.ndim > 2:
+        return gains.reshape(gains.shape[0], *(1,) * (x.ndim - 2), gains.shape[1])
+    return gains
+
+
 def inject(bank: Bank | None, weights: jax.Array | None = None) -> AbstractContextManager:
     """A context in which every ``apply`` adds the bank's deltas at the layers they belong to.
 
@@ -38,7 +49,8 @@ def inject(bank: Bank | None, weights: jax.Array | None = None) -> AbstractConte
         y = call(*args, **kwargs)
         path = _dense_path(context)
         for delta in bank.layers.get(path, ()):
-            y = y + delta.contribution(args[0], gains)
+            x = _input(args, kwargs)
+            y = y + delta.contribution(x, _along(gains, x)).astype(y.dtype)
         return y
 
     return nn.intercept_methods(add_deltas)
@@ -54,7 +66,7 @@ def dense_layers(function: Callable, *args: Any) -> dict[str, tuple[int, int]]:
     def record(call, args, kwargs, context):
         y = call(*args, **kwargs)
         if (path := _dense_path(context)) is not None:
-            layers[path] = (args[0].shape[-1], y.shape[-1])
+            layers[path] = (_input(args, kwargs).shape[-1], y.shape[-1])
         return y
 
     with nn.intercept_methods(record):
@@ -76,5 +88,6 @@ def merge(params: Mapping, bank: Bank, weights: jax.Array | None = None) -> dict
     flat = traverse_util.flatten_dict(dict(params), sep="/")
     for path, deltas in bank.layers.items():
         for delta in deltas:
-            flat[f"{path}/kernel"] = flat[f"{path}/kernel"] + delta.kernel(gains)
+            kernel = f"{path}/kernel".removeprefix("/")
+            flat[kernel] = flat[kernel] + delta.kernel(gains)
     return traverse_util.unflatten_dict(flat, sep="/")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax import linen as nn
 
 from psec_jax import storage
@@ -86,7 +87,7 @@ class SkillLibrary:
     def names(self) -> tuple[str, ...]:
         """The names of the skills, in alphabetical order."""
         folder = self.path / "skills"
-        return tuple(sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")))
+        return tuple(sorted(p.name for p in folder.iterdir() if _is_skill(p)))
 
     def add(self, name: str, skill: Skill, **provenance: Any) -> None:
         """Store ``skill`` under ``name``, with ``provenance`` beside what it already records.
@@ -98,10 +99,12 @@ class SkillLibrary:
         if skill.base != self.fingerprint:
             raise BaseMismatch(f"skill {name!r}", skill.base, "this library's", self.fingerprint)
         skill = dataclasses.replace(skill, provenance={**skill.provenance, **provenance})
-        config = format.skill_config(skill)
-        format.skill_from(format.skill_tensors(skill), config, self._layers, target)
+        config, tensors = format.skill_config(skill), format.skill_tensors(skill)
+        format.skill_from(tensors, config, self._layers, target)
+        if bad := [key for key, value in tensors.items() if not np.isfinite(value).all()]:
+            raise ValueError(f"skill {name!r} holds values that are not finite, in {bad}")
         with storage.new_folder(target) as folder:
-            storage.write_tensors(folder / _TENSORS, format.skill_tensors(skill))
+            storage.write_tensors(folder / _TENSORS, tensors)
             storage.write_json(folder / _CONFIG, config)
 
     def get(self, name: str) -> Skill:
@@ -114,8 +117,10 @@ class SkillLibrary:
         """Delete a skill; π₀ and the other skills stay as they are."""
         folder = self._existing(name)
         grave = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
-        os.rename(folder, grave / "skill")
-        shutil.rmtree(grave)
+        try:
+            os.rename(folder, grave / "skill")
+        finally:
+            shutil.rmtree(grave)
 
     def rename(self, name: str, new: str) -> None:
         """Give a skill another name; raises ``FileExistsError`` if that is taken."""
@@ -160,6 +165,11 @@ class SkillLibrary:
 
     def _existing(self, name: str) -> Path:
         folder = self._folder(name)
-        if not folder.is_dir() or folder.is_symlink():
+        if not _is_skill(folder):
             raise KeyError(f"no skill {name!r} in {self.path}; it holds {list(self.names())}")
         return folder
+
+
+def _is_skill(folder: Path) -> bool:
+    named = storage.NAME.fullmatch(folder.name)
+    return bool(named) and folder.is_dir() and not folder.is_symlink()

@@ -48,8 +48,9 @@ def fit(
 
     Raises ``Diverged`` naming the learner and the step at which a metric stopped being finite.
     """
-    if steps < 1 or batch_size < 1:
-        raise ValueError(f"steps and batch_size must be at least 1, not {steps} and {batch_size}")
+    for name, value in {"steps": steps, "batch_size": batch_size, "chunk": chunk}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value!r}")
     label = label or learner.name
     init_key, update_key = jax.random.split(key)
     arrays = data.device()

@@ -18,7 +18,7 @@ class JsonLines:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a")
+        self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, label: str, step: int, metrics: Mapping[str, Any]) -> None:
         self._file.write(json.dumps({"label": label, "step": step, **metrics}) + "\n")

@@ -35,6 +35,7 @@ class Short(gymnasium.Env):
 
     def step(self, action):
         self.log["actions"].append(action)
+        assert len(self.log["actions"]) < 1000, "nobody notices that episodes are over"
         self.steps += 1
         over = self.steps >= self.seed % 7 + 1
         reward = self.steps + float(action[0])

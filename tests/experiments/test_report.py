@@ -39,7 +39,7 @@ def test_training_curves_keep_every_step(tmp_path):
 
 def test_runs_without_curves_are_refused_with_the_mend(tmp_path):
     write_run(tmp_path / "run", {}, [("psec", 0, "return", 1, [1.0])])
-    with pytest.raises(SystemExit, match="evaluation.curve_every"):
+    with pytest.raises(SystemExit, match=r"evaluation\.curve_every"):
         main(["training_curves", str(tmp_path)])
 
 

@@ -68,3 +68,11 @@ def test_learning_to_mix_leaves_the_base_and_its_skills_as_they_are(
     assert same(policy, before)
     assert same((learnt.base, learnt.parts), mixed)
     assert np.ptp(learnt.weights(dataset.observations), axis=0).min() > 0
+
+
+def test_what_has_been_learnt_is_the_average(carrying, same):
+    composed = ComposedPolicy.create(carrying, ContextNetwork(2, (8,)), "parameter", KEY)
+    learner = ContextLearner(composed, Optimisation())
+    state = learner.init(KEY, {})
+    state = state.replace(average=jax.tree.map(lambda leaf: leaf + 1, state.average))
+    assert same(learner.result(state).context_params, state.average)

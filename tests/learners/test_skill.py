@@ -69,6 +69,13 @@ def test_a_skill_lives_in_its_target_layers_only(diffusion, adapter, layers):
     assert set(learner.init(KEY, {}).params) == layers
 
 
+def test_what_has_been_learnt_is_the_average(gaussian, same):
+    learner = SkillLearner(gaussian, ADAPTERS["low_rank"], Optimisation())
+    state = learner.init(KEY, {})
+    state = state.replace(average=jax.tree.map(lambda leaf: leaf + 1, state.average))
+    assert same(learner.result(state).deltas, state.average)
+
+
 def test_dropout_is_active_while_learning(diffusion, dataset):
     """With every unit of the only block dropped, its layers have no gradient."""
     network = diffusion.backbone.network.clone(dropout=1.0)
