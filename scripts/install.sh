@@ -27,7 +27,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   [ -x .venv/bin/python ] || "$python" -m venv .venv ||
     fail "could not make .venv with $python; on Debian and Ubuntu: apt install python3-venv"
   if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-      -c constraints.txt -e '.[dm_control,experiments,joblib,dev]' >"$log" 2>&1; then
+      -c constraints.txt -e '.[dmcontrol,experiments,joblib,dev]' >"$log" 2>&1; then
     cat "$log" >&2
     if grep -qiE 'connection|timed out|name resolution|no matching distribution|retries' "$log"; then
       fail "pip could not reach a package index; check the network, or pip's index settings"

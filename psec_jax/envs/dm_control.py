@@ -15,7 +15,7 @@ try:
         from dm_control import suite
 except ImportError as error:
     raise ImportError(
-        f"dm_control environments need the extra: pip install 'psec-jax[dm_control]' ({error})"
+        f"dm_control environments need the extra: pip install 'psec-jax[dmcontrol]' ({error})"
     ) from error
 
 

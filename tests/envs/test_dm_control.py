@@ -91,5 +91,5 @@ def test_without_the_simulator_the_extra_to_install_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "shimmy", None)
     monkeypatch.delitem(sys.modules, "psec_jax.envs.dm_control", raising=False)
     monkeypatch.delattr(psec_jax.envs, "dm_control", raising=False)
-    with pytest.raises(ImportError, match=r"pip install 'psec-jax\[dm_control\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'psec-jax\[dmcontrol\]'"):
         envs.make("dm_control/walker-walk-v0", 1)
