@@ -34,5 +34,5 @@ for use in (figures, logger, environment):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    for line, extra in zip(lines, ("experiments", "wandb", "dm_control"), strict=True):
+    for line, extra in zip(lines, ("experiments", "wandb", "dmcontrol"), strict=True):
         assert f"pip install 'psec-jax[{extra}]'" in line
