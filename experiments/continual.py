@@ -22,6 +22,7 @@ import psec_jax as psec
 from experiments.compilation import keep_compiled_programs
 from experiments.config import Chain, ConfigError, Continual, parse
 from experiments.recording import Recorder, start_recording
+from experiments.simulators import Simulators
 from psec_jax.evaluation import trace_weights
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
@@ -64,12 +65,15 @@ METHODS = {
 
 def run(config: Continual, out: Path, recorder: Recorder) -> None:
     """All seeds of one configuration, then the table and the figures."""
-    for seed in config.seeds:
-        run_seed(config, seed, out / f"seed_{seed}", recorder)
+    with Simulators(min(50, config.evaluation.episodes)) as simulators:
+        for seed in config.seeds:
+            run_seed(config, seed, out / f"seed_{seed}", simulators, recorder)
     report(config, out, recorder)
 
 
-def run_seed(config: Continual, seed: int, out: Path, recorder: Recorder) -> None:
+def run_seed(
+    config: Continual, seed: int, out: Path, simulators: Simulators, recorder: Recorder
+) -> None:
     chain, methods = config.chain, {name: METHODS[name] for name in config.methods}
     stage = partial(named_key, jax.random.key(seed))
     record = partial(recorder.evaluation, setting="continual", seed=seed)
@@ -82,9 +86,11 @@ def run_seed(config: Continual, seed: int, out: Path, recorder: Recorder) -> Non
     data = {task: _demonstrations(chain, task, few) for task in learnt}
 
     def evaluate(agent: Any, task: str) -> psec.Evaluation:
-        environment = chain.tasks[task].environment
         return psec.evaluate(
-            agent, environment, episodes=config.evaluation.episodes, key=stage(f"evaluate {task}")
+            agent,
+            simulators.of(chain.tasks[task].environment),
+            episodes=config.evaluation.episodes,
+            key=stage(f"evaluate {task}"),
         )
 
     def fitting(label: str, inspect: Callable | None = None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 import psec_jax as psec
+from psec_jax import envs
 from psec_jax.learners import ContextLearner, PolicyLearner, SkillLearner
 from psec_jax.networks import ContextNetwork, Denoiser
 from psec_jax.policies import Policy
@@ -185,8 +186,10 @@ def acting(base: Policy, data: psec.TransitionDataset, repeats: int) -> dict:
     section["policy_alone_10_over_1"] = round(rates[10] / rates[1], 2)
     environment = "dm_control/walker-walk-v0"
     for walkers in (1, 10):
-        call = partial(psec.evaluate, base, environment, episodes=walkers, key=key)
+        vector = envs.make(environment, walkers)
+        call = partial(psec.evaluate, base, vector, episodes=walkers, key=key)
         seconds = best_seconds(call, max(1, repeats // 3))
+        vector.close()
         rates[walkers] = walkers * 1000 / seconds
         section[f"with_simulators_{walkers}"] = {"steps_per_second": round(rates[walkers], 1)}
     section["with_simulators_10_over_1"] = round(rates[10] / rates[1], 2)

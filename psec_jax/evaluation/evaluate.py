@@ -1,12 +1,14 @@
 """Evaluating a policy in an environment: many episodes at once, one policy call for all."""
 
-import gc
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from gymnasium.vector import VectorEnv
 from jaxtyping import Float, Int
 
 from psec_jax import envs
@@ -34,10 +36,17 @@ class Evaluation:
 
 
 def evaluate(
-    policy: Any, env_id: str, *, episodes: int, key: jax.Array, parallel: int = 50
+    policy: Any,
+    environment: str | VectorEnv,
+    *,
+    episodes: int,
+    key: jax.Array,
+    parallel: int = 50,
 ) -> Evaluation:
-    """Undiscounted returns of ``episodes`` episodes, up to ``parallel`` of them at once.
+    """Undiscounted returns of ``episodes`` episodes, many at once.
 
+    ``environment`` is an id, of which up to ``parallel`` copies are made and closed again, or a
+    vector environment that stays open: whoever evaluates often saves making the simulators.
     ``policy`` is a pytree with ``sample(key, observations)``. Both its randomness and the
     environments' seeds follow from ``key``. Raises ``ValueError`` if the environment does not
     fit the policy.
@@ -45,11 +54,11 @@ def evaluate(
     for name, value in {"episodes": episodes, "parallel": parallel}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value!r}")
-    rounds = -(-episodes // parallel)
-    vector = envs.make(env_id, -(-episodes // rounds))
     returns, lengths = [], []
-    try:
-        check_fit(policy, vector, env_id)
+    rounds = -(-episodes // parallel)
+    with _opened(environment, -(-episodes // rounds)) as vector:
+        check_fit(policy, vector, environment)
+        rounds = -(-episodes // vector.num_envs)
         for round_key in jax.random.split(key, rounds):
             count = min(vector.num_envs, episodes - len(returns))
             total, length = np.zeros(vector.num_envs), np.zeros(vector.num_envs, int)
@@ -58,39 +67,43 @@ def evaluate(
                 length += step.active
             returns.extend(total[:count])
             lengths.extend(length[:count])
-    finally:
-        vector.close()
-        del vector
-        # Simulators lie in reference cycles, and many evaluations would pile up gigabytes of them.
-        gc.collect()
     return Evaluation(np.array(returns), np.array(lengths))
 
 
 def trace_weights(
-    policy: Any, env_id: str, *, key: jax.Array
+    policy: Any, environment: str | VectorEnv, *, key: jax.Array
 ) -> tuple[Float[np.ndarray, "step skill"], Float[np.ndarray, "step"]]:
     """α(s) and the reward at each step of one episode of a composed policy."""
-    vector = envs.make(env_id, 1)
-    try:
-        check_fit(policy, vector, env_id)
+    with _opened(environment, 1) as vector:
+        check_fit(policy, vector, environment)
         weigh = jax.jit(type(policy).weights)
         steps = [
             (np.asarray(weigh(policy, step.observations))[0], step.rewards[0])
             for step in _episodes(policy, vector, 1, key)
         ]
-    finally:
-        vector.close()
     weights, rewards = zip(*steps, strict=True)
     return np.array(weights), np.array(rewards)
 
 
-def check_fit(policy: Any, vector: Any, env_id: str) -> None:
+@contextmanager
+def _opened(environment: str | VectorEnv, copies: int) -> Iterator[VectorEnv]:
+    if not isinstance(environment, str):
+        yield environment
+        return
+    vector = envs.make(environment, copies)
+    try:
+        yield vector
+    finally:
+        vector.close()
+
+
+def check_fit(policy: Any, vector: VectorEnv, environment: Any) -> None:
     """Raise ``ValueError`` unless the environment's sizes are the policy's."""
     sizes = vector.single_observation_space.shape[0], vector.single_action_space.shape[0]
     expected = policy.observation_size, policy.action_size
     if sizes != expected:
         raise ValueError(
-            f"{env_id} has (observation, action) sizes {sizes}, but the policy was made for "
+            f"{environment} has (observation, action) sizes {sizes}, but the policy was made for "
             f"{expected}; evaluate it in an environment like the one its data came from"
         )
 

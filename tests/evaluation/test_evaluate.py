@@ -166,3 +166,14 @@ def test_a_known_actor_reaches_its_known_return():
     result = evaluate(policy, known.environment, episodes=1, key=KEY)
     np.testing.assert_array_equal(result.lengths, [1000])
     assert result.mean == pytest.approx(known.return_mean, rel=0.1)
+
+
+def test_an_open_environment_gives_the_same_evaluation_again_and_stays_open():
+    policy = Still(24, 6)
+    vector = envs.make("dm_control/walker-walk-v0", 2)
+    fresh = evaluate(policy, "dm_control/walker-walk-v0", episodes=2, key=KEY)
+    for _ in range(2):
+        again = evaluate(policy, vector, episodes=2, key=KEY)
+        np.testing.assert_array_equal(again.returns, fresh.returns)
+    assert not vector.closed
+    vector.close()
