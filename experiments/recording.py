@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ class Recorder:
     def __init__(self, out: Path, wandb: Wandb | None = None):
         self.out = out
         self._wandb = wandb
-        local = JsonLines(out / "metrics.jsonl")
-        self.writer: Writer = local if wandb is None else Writers((local, wandb))
+        self._local = JsonLines(out / "metrics.jsonl")
+        self.writer: Writer = self._local if wandb is None else Writers((self._local, wandb))
 
     @property
     def _results(self) -> Path:
@@ -97,17 +97,17 @@ class Recorder:
         if self._wandb is not None:
             self._wandb.image(path.stem, path)
 
+    def close(self) -> None:
+        self._local.close()
+
 
 @contextmanager
 def start_recording(out: Path, config: Mapping[str, Any], logger: Logger) -> Iterator[Recorder]:
     """A recorder for ``out``, with the resolved configuration written there first."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    wandb = None
+    run = nullcontext()
     if logger.kind == "wandb":
-        wandb = Wandb(out, config, logger.mode, logger.project, logger.group)
-    try:
-        yield Recorder(out, wandb)
-    finally:
-        if wandb is not None:
-            wandb.finish()
+        run = Wandb(out, config, logger.mode, logger.project, logger.group)
+    with run as wandb, closing(Recorder(out, wandb)) as recorder:
+        yield recorder

@@ -70,12 +70,10 @@ class DiffusionBackbone:
     ) -> Float[Array, "batch action"]:
         schedule = diffusion.SCHEDULES[self.schedule](self.diffusion_steps)
         if self.sampler == "ddim":
-            actions = diffusion.ddim_sample(
+            return diffusion.ddim_sample(
                 predict, schedule, key, observations, self.action_size, self.sampling_steps
             )
-        else:
-            actions = diffusion.ddpm_sample(predict, schedule, key, observations, self.action_size)
-        return jnp.clip(actions, -1, 1)
+        return diffusion.ddpm_sample(predict, schedule, key, observations, self.action_size)
 
 
 @dataclass(frozen=True)

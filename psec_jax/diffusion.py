@@ -130,17 +130,20 @@ def ddim_sample(
     steps = schedule.steps if steps is None else steps
     times = np.linspace(schedule.steps - 1, 0, steps).round().astype(int)
     bars = schedule.alpha_bars[times]
-    next_bars = np.append(bars[1:], 1.0)
+    next_bars = np.append(bars[1:], np.float32(1))
+    signals, spreads = np.sqrt(bars), np.sqrt(1 - bars)
+    next_signals, next_spreads = np.sqrt(next_bars), np.sqrt(1 - next_bars)
 
     def step(actions, inputs):
-        time, bar, next_bar = inputs
+        time, signal, spread, next_signal, next_spread = inputs
         at = jnp.full(actions.shape[:1], time, jnp.float32)
         noise = denoise(actions, at, observations)
-        clean = (actions - jnp.sqrt(1 - bar) * noise) / jnp.sqrt(bar)
+        clean = (actions - spread * noise) / signal
         if clip:
             clean = jnp.clip(clean, -1, 1)
-            noise = (actions - jnp.sqrt(bar) * clean) / jnp.sqrt(1 - bar)
-        return jnp.sqrt(next_bar) * clean + jnp.sqrt(1 - next_bar) * noise, None
+            noise = (actions - signal * clean) / spread
+        return next_signal * clean + next_spread * noise, None
 
     start = jax.random.normal(key, (observations.shape[0], action_size))
-    return jax.lax.scan(step, start, jax.tree.map(jnp.asarray, (times, bars, next_bars)))[0]
+    inputs = (times, signals, spreads, next_signals, next_spreads)
+    return jax.lax.scan(step, start, jax.tree.map(jnp.asarray, inputs))[0]

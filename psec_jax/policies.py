@@ -1,15 +1,17 @@
 """Policies: a backbone, its parameters, the statistics of its observations, and its skills."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import struct, traverse_util
 from jaxtyping import Array, Float
 
@@ -59,7 +61,7 @@ class Policy:
     def create(cls, backbone: Backbone, statistics: Statistics, key: jax.Array) -> "Policy":
         """A policy with fresh parameters."""
         example = backbone.example(statistics.mean.shape[0])
-        return cls(backbone.network.init(key, *example)["params"], statistics, None, backbone)
+        return cls(_fresh_params(backbone.network, key, example), statistics, None, backbone)
 
     @property
     def observation_size(self) -> int:
@@ -195,11 +197,20 @@ def _act(policy, key, observations, weights):
     return policy.sample(key, jnp.asarray(observations, jnp.float32), weights)
 
 
+@functools.partial(jax.jit, static_argnames="network")
+def _fresh_params(network: nn.Module, key: jax.Array, example: tuple[Array, ...]) -> Any:
+    return network.init(key, *example)["params"]
+
+
 def _plain(value: Any) -> Any:
     """A setting of a user's own network as JSON: functions and types by name."""
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {str(_plain(name)): _plain(part) for name, part in value.items()}
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
-    if isinstance(value, str | int | float | list | tuple | None):
+    if isinstance(value, str | int | float | None):
         return value
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 

@@ -19,6 +19,7 @@ import safetensors.numpy
 
 from psec_jax.errors import BrokenFile
 
+_METADATA = "facts"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -38,29 +39,39 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     Raises ``FileExistsError`` if ``target`` exists by then, also when another process was first.
     """
-    if target.exists():
-        raise FileExistsError(f"{target} exists already; remove it or choose another name")
-    with _writing_beside(target):
+    _refuse_taken(target)
+    with writing_beside(target):
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
-        try:
-            os.rename(temporary, target)
-        except OSError as error:
-            if target.exists():
-                raise FileExistsError(
-                    f"{target} exists already; remove it or choose another name"
-                ) from error
-            raise
+        move_folder(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Move a folder to a path that is free.
+
+    Raises ``FileExistsError`` if ``target`` exists, also when another process was first.
+    """
+    _refuse_taken(target)
+    try:
+        os.rename(source, target)
+    except OSError:
+        _refuse_taken(target)
+        raise
+
+
+def _refuse_taken(target: Path) -> None:
+    if target.exists():
+        raise FileExistsError(f"{target} exists already; remove it or choose another name")
 
 
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
     """A temporary path beside ``target`` that replaces it when the block ends well."""
-    with _writing_beside(target):
+    with writing_beside(target):
         handle, name = tempfile.mkstemp(prefix=".new-", suffix=target.suffix, dir=target.parent)
         os.close(handle)
     temporary = Path(name)
@@ -73,7 +84,7 @@ def new_file(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _writing_beside(target: Path) -> Iterator[None]:
+def writing_beside(target: Path) -> Iterator[None]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -98,7 +109,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def parse_json(text: bytes | str, source: Path) -> dict[str, Any]:
     try:
         facts = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenFile(f"{source} holds no valid JSON: {error}") from None
     if not isinstance(facts, dict):
         raise BrokenFile(f"{source} must hold a JSON object, not {type(facts).__name__}")
@@ -106,14 +117,19 @@ def parse_json(text: bytes | str, source: Path) -> dict[str, Any]:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None = None
 ) -> None:
-    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    safetensors.numpy.save_file(arrays, path, metadata=None if metadata is None else {**metadata})
+    """Write a safetensors file whose bytes follow from what it holds, not from any order.
+
+    The JSON ``metadata`` lie in it under one key, because safetensors shuffles several.
+    """
+    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    facts = {_METADATA: json.dumps(metadata, sort_keys=True)} if metadata else None
+    safetensors.numpy.save_file(arrays, path, metadata=facts)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The float32 or boolean tensors and the metadata in a safetensors file.
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The float32 or boolean tensors and the metadata in a file that ``write_tensors`` wrote.
 
     Raises ``BrokenFile`` if the file is missing, truncated, garbage, of another type, or holds
     values that are not finite.
@@ -122,10 +138,11 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise BrokenFile(f"{path} is missing or not a plain file")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
+            facts = (file.metadata() or {}).get(_METADATA, "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
         raise BrokenFile(f"{path} is not a readable safetensors file: {error}") from None
+    metadata = parse_json(facts, path)
     for name, value in tensors.items():
         if value.dtype not in (np.float32, np.bool_):
             raise BrokenFile(f"{path}: tensor {name!r} is {value.dtype}, expected float32")

@@ -53,7 +53,7 @@ def learn_skill(
     steps: int,
     key: jax.Array,
     adapter: Adapter | None = None,
-    rank: int = 8,
+    rank: int | None = None,
     optimisation: Optimisation | None = None,
     batch_size: int = 256,
     **fit_options: Any,
@@ -61,7 +61,10 @@ def learn_skill(
     """Clone ``data`` into a skill on the frozen ``base``; ``rank`` is a short cut to
     ``adapter=Adapter(rank=rank)``."""
     _check_sizes(base, data)
-    adapter = Adapter(rank=rank) if adapter is None else adapter
+    if rank is not None and adapter is not None:
+        raise ValueError("give rank or adapter, not both")
+    if adapter is None:
+        adapter = Adapter() if rank is None else Adapter(rank=rank)
     learner = SkillLearner(base, adapter, _for(steps, optimisation))
     state = _fit(learner, data, steps, batch_size, key, fit_options)
     return learner.result(state, steps=steps, batch_size=batch_size)

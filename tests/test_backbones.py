@@ -13,6 +13,7 @@ from psec_jax.diffusion import SCHEDULES
 from psec_jax.networks import Denoiser, GaussianActor
 
 OBSERVATIONS = np.zeros((2000, 5), np.float32)
+DDIM = [{"sampler": "ddim", "sampling_steps": steps} for steps in (None, 3, 1)]
 
 
 def constant_normal(mean, std):
@@ -104,6 +105,21 @@ def test_diffusion_actions_stay_in_bounds_whatever_the_network_says(diffusion, s
     )
     actions = wild.act(jax.random.key(0), OBSERVATIONS[:50])
     assert jnp.abs(actions).max() == 1
+
+
+@pytest.mark.parametrize("size", [30, 1e30])
+@pytest.mark.parametrize("sampler", [{"sampler": "ddpm"}, *DDIM])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_not_even_huge_noise_predictions_lead_out_of_bounds(schedule, sampler, size):
+    backbone = DiffusionBackbone(2, schedule=schedule, **sampler)
+
+    def wild(noisy, time, observations):
+        return size * jnp.sin(17 * noisy + time[:, None])
+
+    sample = jax.jit(lambda key: backbone.sample(wild, key, OBSERVATIONS[:200]))
+    actions = sample(jax.random.key(0))
+    assert actions.max() == 1
+    assert actions.min() == -1
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

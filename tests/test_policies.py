@@ -1,8 +1,9 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +62,13 @@ def test_diffusion_actions_follow_from_the_key(diffusion, observations):
     )
     assert one.tobytes() == again.tobytes()
     assert not np.allclose(one, other)
+
+
+def test_fresh_parameters_are_those_that_the_network_itself_starts_with(gaussian):
+    backbone = gaussian.backbone
+    fresh = Policy.create(backbone, gaussian.statistics, KEY).params
+    own = backbone.network.init(KEY, *backbone.example(gaussian.observation_size))["params"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), fresh, own)
 
 
 def test_policies_can_be_mapped_over(gaussian, observations):
@@ -217,6 +225,34 @@ def test_functions_among_the_settings_of_a_network_are_part_of_its_fingerprint(g
     assert len({fingerprint(policy) for policy in policies}) == len(SQUASHES)
     for policy in policies:
         assert "0x" not in json.dumps(backbone_to_dict(policy.backbone))
+
+
+class Layered(nn.Module):
+    """An actor whose functions lie deep in its settings."""
+
+    layers: tuple
+    options: Mapping = flax.core.freeze({})
+
+    @nn.compact
+    def __call__(self, observations):
+        return nn.Dense(2)(observations), nn.Dense(2)(observations)
+
+
+def test_functions_deep_in_the_settings_of_a_network_are_known_by_their_names(gaussian):
+    def local(x):
+        return x
+
+    networks = [
+        Layered(((8, nn.tanh), [local])),
+        Layered(((8, nn.relu), [local])),
+        Layered(((8, nn.tanh), [local]), flax.core.freeze({"last": {local: (nn.relu, 1)}})),
+    ]
+    policies = [gaussian.replace(backbone=GaussianBackbone(2, network)) for network in networks]
+    assert len({fingerprint(policy) for policy in policies}) == len(networks)
+    for policy in policies:
+        text = json.dumps(backbone_to_dict(policy.backbone))
+        assert "0x" not in text
+        assert "local" in text
 
 
 def nearness(target):

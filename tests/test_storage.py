@@ -1,9 +1,12 @@
 import os
 import string
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,6 +124,13 @@ def refuse(*arguments):
     raise PermissionError(13, "Permission denied")
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+
+
 @given(
     st.dictionaries(
         st.text("abc/.", min_size=1, max_size=8),
@@ -132,7 +142,7 @@ def refuse(*arguments):
         min_size=1,
         max_size=4,
     ),
-    st.dictionaries(st.text(min_size=1, max_size=5), st.text(max_size=5), max_size=3),
+    st.dictionaries(st.text(max_size=5), JSON, max_size=3),
 )
 def test_tensors_come_back_bit_for_bit(tmp_path_factory, tensors, metadata):
     path = tmp_path_factory.mktemp("tensors") / "file.safetensors"
@@ -141,7 +151,50 @@ def test_tensors_come_back_bit_for_bit(tmp_path_factory, tensors, metadata):
     assert facts == metadata
     assert found.keys() == tensors.keys()
     for name, value in tensors.items():
+        assert found[name].T.shape == value.shape
         assert found[name].T.tobytes() == value.tobytes()
+
+
+WRITE = """
+import sys
+from pathlib import Path
+import numpy as np
+from psec_jax import storage
+tensors = {name: np.full(2, name == "c", bool if name > "c" else np.float32) for name in "abcde"}
+metadata = {name: {inner: name for inner in "xyz"} for name in "abcdef"}
+storage.write_tensors(Path(sys.argv[1]), tensors, metadata)
+"""
+
+
+def test_the_bytes_of_a_file_follow_from_what_it_holds_alone(tmp_path):
+    """Not from the order of tensors or metadata, nor from the hashes of this process."""
+    theirs, mine = tmp_path / "theirs.safetensors", tmp_path / "mine.safetensors"
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", WRITE, theirs], env=environment, check=True)
+    tensors, metadata = storage.read_tensors(theirs)
+    assert len(tensors) == 5 and len(metadata) == 6
+    for step in (1, -1):
+        storage.write_tensors(
+            mine,
+            {name: tensors[name] for name in sorted(tensors)[::step]},
+            {n: dict(sorted(metadata[n].items())[::step]) for n in sorted(metadata)[::step]},
+        )
+        assert mine.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt", "by": "others"}])
+def test_a_file_of_others_has_no_metadata_for_us(tmp_path, metadata):
+    path = tmp_path / "file.safetensors"
+    safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, path, metadata=metadata)
+    assert storage.read_tensors(path)[1] == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000])
+def test_metadata_that_are_no_json_object_are_refused(file, text):
+    ((key, _),) = safetensors.safe_open(file, "numpy").metadata().items()
+    safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, file, metadata={key: text})
+    with pytest.raises(BrokenFile, match=r"file.safetensors (holds no valid|must hold a) JSON"):
+        storage.read_tensors(file)
 
 
 @pytest.fixture

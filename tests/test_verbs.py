@@ -10,6 +10,7 @@ from psec_jax import (
     Optimisation,
     SkillLibrary,
     Statistics,
+    TransitionDataset,
     compose,
     compose_policies,
     fingerprint,
@@ -47,7 +48,9 @@ def shelf(tmp_path, base, skills):
 
 
 def other_robot(dataset):
-    return dataclasses.replace(dataset, observations=np.zeros((60, 6)))
+    d = dataset
+    observations = np.zeros((60, 6))
+    return TransitionDataset(observations, d.actions, d.rewards, d.terminations, d.truncations)
 
 
 def test_the_same_key_gives_the_same_bits_and_another_key_others(base, skills, dataset, same):
@@ -119,6 +122,9 @@ def test_rank_is_a_short_cut_for_an_adapter(base, skills, dataset, same):
     assert spelt_out.adapter == skills["run"].adapter
     full = learn_skill(base, dataset, adapter=Adapter("full"), **options)
     assert full.adapter.kind == "full"
+    assert learn_skill(base, dataset, **options).adapter == Adapter()
+    with pytest.raises(ValueError, match="give rank or adapter, not both"):
+        learn_skill(base, dataset, rank=8, adapter=Adapter(rank=8), **options)
 
 
 def test_the_learning_rate_falls_over_the_steps_of_the_verb(base, skills, dataset, same):

@@ -37,7 +37,7 @@ def bars(
     """
     figure, axes = _blank(1.8 + 2.2 * len(columns))
     rows = [row for row in rows if any((row[0], column) in summaries for column in columns)]
-    width = 0.8 / len(rows)
+    width = 0.8 / max(len(rows), 1)
     marked = drawn = False
     for index, (method, label) in enumerate(rows):
         at = np.arange(len(columns)) + (index - (len(rows) - 1) / 2) * width
@@ -69,6 +69,7 @@ def bars(
             )
             drawn = True
     axes.set_xticks(range(len(columns)), columns)
+    axes.set_xlim(-0.5, max(len(columns), 1) - 0.5)
     axes.set_ylabel("return")
     _finish(figure, axes, path, title)
 
@@ -143,7 +144,11 @@ def _blank(width: float):
 
 
 def _finish(figure, axes, path: Path, title: str) -> None:
-    axes.set_ylim(bottom=0)
+    if axes.dataLim.y0 >= 0:
+        axes.set_ylim(bottom=0)
+    else:
+        axes.axhline(0, color="black", linewidth=0.5)
     axes.set_title(title)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(path, dpi=150)

@@ -40,12 +40,7 @@ _COMMANDS = {
 def _run(chosen: argparse.Namespace) -> None:
     library = SkillLibrary.open(chosen.path)
     if chosen.command == "list":
-        print(f"base {library.fingerprint}, {len(library.names())} skill(s)")
-        for name in library.names():
-            skill = library.get(name)
-            rank = f"rank {skill.adapter.rank}" if skill.adapter.kind == "low_rank" else "dense"
-            dataset = skill.provenance.get("dataset", "")
-            print(f"  {name:<20} {rank:<9} {skill.size:>10,} parameters  {dataset}")
+        _list(library)
     elif chosen.command == "show":
         print(json.dumps(skill_config(library.get(chosen.name)), indent=2, sort_keys=True))
     elif chosen.command == "rename":
@@ -56,6 +51,24 @@ def _run(chosen: argparse.Namespace) -> None:
         print(library.export(chosen.name, chosen.file))
     else:
         print(library.import_file(chosen.file, chosen.name))
+
+
+def _list(library: SkillLibrary) -> None:
+    """One line a skill; a damaged one says so on its line, and the exit status is then 1."""
+    names, damaged = library.names(), False
+    print(f"base {library.fingerprint}, {len(names)} skill(s)")
+    for name in names:
+        try:
+            skill = library.get(name)
+        except (ValueError, OSError) as error:
+            print(f"  {name:<20} damaged: {error}")
+            damaged = True
+            continue
+        rank = f"rank {skill.adapter.rank}" if skill.adapter.kind == "low_rank" else "dense"
+        dataset = skill.provenance.get("dataset", "")
+        print(f"  {name:<20} {rank:<9} {skill.size:>10,} parameters  {dataset}")
+    if damaged:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

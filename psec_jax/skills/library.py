@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,20 @@ class SkillLibrary:
 
     @classmethod
     def create(cls, path: str | Path, base: Policy) -> "SkillLibrary":
-        """A new library around ``base``; raises ``FileExistsError`` if ``path`` is taken."""
+        """A new library around ``base``.
+
+        Raises ``FileExistsError`` if ``path`` is taken, and ``ValueError`` for a base that carries
+        a bank or holds values that are not finite.
+        """
         path = Path(path)
         if base.bank is not None:
             raise ValueError("a base policy carries no bank; merge it first or leave it out")
+        tensors = format.policy_tensors(base)
+        _refuse_not_finite("the base policy", tensors)
         with storage.new_folder(path) as folder:
             (folder / "base").mkdir()
             (folder / "skills").mkdir()
-            storage.write_tensors(
-                folder / "base" / "model.safetensors", format.policy_tensors(base)
-            )
+            storage.write_tensors(folder / "base" / "model.safetensors", tensors)
             storage.write_json(folder / "base" / "config.json", format.base_config(base))
             facts = {"format": FORMAT, "base_fingerprint": fingerprint(base)}
             storage.write_json(folder / "library.json", facts)
@@ -101,8 +105,7 @@ class SkillLibrary:
         skill = dataclasses.replace(skill, provenance={**skill.provenance, **provenance})
         config, tensors = format.skill_config(skill), format.skill_tensors(skill)
         format.skill_from(tensors, config, self._layers, target)
-        if bad := [key for key, value in tensors.items() if not np.isfinite(value).all()]:
-            raise ValueError(f"skill {name!r} holds values that are not finite, in {bad}")
+        _refuse_not_finite(f"skill {name!r}", tensors)
         with storage.new_folder(target) as folder:
             storage.write_tensors(folder / _TENSORS, tensors)
             storage.write_json(folder / _CONFIG, config)
@@ -115,19 +118,17 @@ class SkillLibrary:
 
     def remove(self, name: str) -> None:
         """Delete a skill; π₀ and the other skills stay as they are."""
-        folder = self._existing(name)
-        grave = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
-        try:
-            os.rename(folder, grave / "skill")
-        finally:
-            shutil.rmtree(grave)
+        with self._taking_away(name) as folder:
+            grave = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
+            try:
+                os.rename(folder, grave / "skill")
+            finally:
+                shutil.rmtree(grave)
 
     def rename(self, name: str, new: str) -> None:
         """Give a skill another name; raises ``FileExistsError`` if that is taken."""
-        source, target = self._existing(name), self._folder(new)
-        if target.exists():
-            raise FileExistsError(f"{target} exists already; remove it or choose another name")
-        os.rename(source, target)
+        with self._taking_away(name) as folder:
+            storage.move_folder(folder, self._folder(new))
 
     def bank(self, names: Sequence[str] | None = None) -> Bank:
         """The named skills side by side, in the order given; all of them where None."""
@@ -138,8 +139,8 @@ class SkillLibrary:
         """Write one skill as one safetensors file that another machine can import."""
         skill = self.get(name)
         file = Path(file)
-        metadata = {"format": "psec-skill", "name": name}
-        metadata["adapter_config"] = json.dumps(format.skill_config(skill), sort_keys=True)
+        config = format.skill_config(skill)
+        metadata = {"format": "psec-skill", "name": name, "adapter_config": config}
         with storage.new_file(file) as temporary:
             storage.write_tensors(temporary, format.skill_tensors(skill), metadata)
         return file
@@ -148,9 +149,9 @@ class SkillLibrary:
         """Add a skill that ``export`` wrote, under its own or another ``name``; returns it."""
         file = Path(file)
         tensors, metadata = storage.read_tensors(file)
-        if metadata.get("format") != "psec-skill":
+        config = metadata.get("adapter_config")
+        if metadata.get("format") != "psec-skill" or not isinstance(config, dict):
             raise BrokenFile(f"{file} is not an exported skill; export it with `export NAME FILE`")
-        config = storage.parse_json(metadata.get("adapter_config", ""), file)
         name = storage.check_name(metadata.get("name") if name is None else name)
         self.add(name, self._checked(tensors, config, file))
         return name
@@ -168,6 +169,21 @@ class SkillLibrary:
         if not _is_skill(folder):
             raise KeyError(f"no skill {name!r} in {self.path}; it holds {list(self.names())}")
         return folder
+
+    @contextmanager
+    def _taking_away(self, name: str) -> Iterator[Path]:
+        """The folder of a skill; ``KeyError`` also if another process took it away meanwhile."""
+        folder = self._existing(name)
+        try:
+            yield folder
+        except FileNotFoundError:
+            self._existing(name)
+            raise
+
+
+def _refuse_not_finite(what: str, tensors: Mapping[str, np.ndarray]) -> None:
+    if bad := [name for name, value in tensors.items() if not np.isfinite(value).all()]:
+        raise ValueError(f"{what} holds values that are not finite, in {bad}")
 
 
 def _is_skill(folder: Path) -> bool:

@@ -87,14 +87,14 @@ def _run_chunk(learner, state, arrays, key, start, *, length, batch_size):
 
 
 def _finite_means(metrics: dict[str, jax.Array], label: str, start: int) -> dict[str, float]:
-    means = {}
-    for name, values in jax.device_get(metrics).items():
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            raise Diverged(
-                f"{label}: {name} became {values[bad[0]]} at step {start + int(bad[0]) + 1}; try "
-                "a smaller learning rate, gradient clipping, or look for extreme values in the "
-                "data"
-            )
-        means[name] = float(np.mean(values))
-    return means
+    """The mean of each metric; ``Diverged`` names the first that went, the loss before others."""
+    metrics = jax.device_get(metrics)
+    finite = {name: np.isfinite(values) for name, values in metrics.items()}
+    if bad := {name: int(np.argmin(good)) for name, good in finite.items() if not good.all()}:
+        name = min(bad, key=lambda name: (bad[name], name != "loss"))
+        raise Diverged(
+            f"{label}: {name} became {metrics[name][bad[name]]} at step {start + bad[name] + 1}; "
+            "try a smaller learning rate, gradient clipping, or look for extreme values in the "
+            "data"
+        )
+    return {name: float(np.mean(values)) for name, values in metrics.items()}

@@ -13,7 +13,10 @@ class Writer(Protocol):
 
 
 class JsonLines:
-    """One JSON object a line, flushed at once: ``{"label": …, "step": …, "loss": …}``."""
+    """One JSON object a line, flushed at once: ``{"label": …, "step": …, "loss": …}``.
+
+    Leaving its context, or ``close()``, closes the file.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -24,9 +27,20 @@ class JsonLines:
         self._file.write(json.dumps({"label": label, "step": step, **metrics}) + "\n")
         self._file.flush()
 
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 class Wandb:
     """A Weights & Biases run: ``online``, ``offline`` (files only), or ``disabled``.
+
+    A context manager: leaving it ends the run, as failed where an exception leaves it.
 
     Raises ``ImportError`` naming the extra where the package is missing.
     """
@@ -46,6 +60,7 @@ class Wandb:
                 f"logger=wandb needs the extra: pip install 'psec-jax[wandb]' ({error})"
             ) from error
         self._wandb = wandb
+        self._labels: set[str] = set()
         self._run = wandb.init(
             project=project,
             group=group,
@@ -56,7 +71,9 @@ class Wandb:
         )
 
     def write(self, label: str, step: int, metrics: Mapping[str, float]) -> None:
-        self._run.define_metric(f"{label}/*", step_metric=f"{label}/step")
+        if label not in self._labels:
+            self._run.define_metric(f"{label}/*", step_metric=f"{label}/step")
+            self._labels.add(label)
         self._run.log({f"{label}/step": step, **{f"{label}/{k}": v for k, v in metrics.items()}})
 
     def text(self, name: str, content: str) -> None:
@@ -65,8 +82,11 @@ class Wandb:
     def image(self, name: str, path: Path) -> None:
         self._run.log({name: self._wandb.Image(str(path))})
 
-    def finish(self) -> None:
-        self._run.finish()
+    def __enter__(self) -> "Wandb":
+        return self
+
+    def __exit__(self, error: type | None, *_: object) -> None:
+        self._run.finish(exit_code=0 if error is None else 1)
 
 
 class Writers:

@@ -1,4 +1,4 @@
-"""The W&B logger, against a stand-in for the package and without it."""
+"""The W&B logger: against a stand-in for the package, against itself offline, and without it."""
 
 import sys
 import types
@@ -9,11 +9,12 @@ import pytest
 from experiments.config import Logger
 from experiments.recording import start_recording
 from psec_jax import Evaluation
+from psec_jax.report import figures
 
 
 class Run:
     def __init__(self):
-        self.logged, self.summary, self.finished = [], {}, False
+        self.logged, self.summary, self.exit_codes = [], {}, []
 
     def define_metric(self, *_, **__):
         pass
@@ -21,8 +22,8 @@ class Run:
     def log(self, values):
         self.logged.append(values)
 
-    def finish(self):
-        self.finished = True
+    def finish(self, exit_code):
+        self.exit_codes.append(exit_code)
 
 
 @pytest.fixture
@@ -49,8 +50,35 @@ def test_what_is_recorded_locally_also_reaches_wandb(tmp_path, wandb):
     assert {"skill walk/step": 100, "skill walk/loss": 1.5} in wandb.run.logged
     assert any(values.get("psec walk (seed 0)/return") == 2.0 for values in wandb.run.logged)
     assert wandb.run.summary["table.md"] == "| a |"
-    assert wandb.run.finished
+    assert wandb.run.exit_codes == [0]
     assert (tmp_path / "results.jsonl").exists() and (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_run_that_fails_is_ended_as_failed(tmp_path, wandb):
+    with (
+        pytest.raises(ZeroDivisionError),
+        start_recording(tmp_path, {}, Logger(kind="wandb", mode="offline")),
+    ):
+        raise ZeroDivisionError
+    assert wandb.run.exit_codes == [1]
+
+
+def test_offline_the_real_package_keeps_everything_in_the_output_folder(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_CONSOLE", "off")
+    with start_recording(tmp_path, {"seeds": [0]}, Logger("wandb", "offline")) as recorder:
+        for step in (100, 200):
+            recorder.writer.write("skill walk (seed 0)", step, {"loss": 1.5})
+        recorder.text("table.md", "| a |")
+        figures.lines(tmp_path / "S→W.png", {}, "rank")
+        recorder.figure(tmp_path / "S→W.png")
+    wandb.teardown()
+    (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    content = log.read_bytes()
+    assert content.count(b"skill walk (seed 0)/*") == 1
+    assert b"skill walk (seed 0)/loss" in content and b"| a |" in content
+    assert len(list(log.parent.glob("files/media/images/*.png"))) == 1
 
 
 def test_without_the_package_one_line_names_the_extra(tmp_path, monkeypatch):

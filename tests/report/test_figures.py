@@ -61,6 +61,47 @@ def test_bars_are_as_high_as_the_means_and_whiskers_as_the_intervals(tmp_path, d
     assert axes.get_title() == "returns"
 
 
+def test_without_results_the_axes_are_empty_and_labelled(tmp_path, drawn):
+    figures.bars(tmp_path / "bars.png", {}, ROWS, COLUMNS, title="returns")
+    figures.lines(tmp_path / "lines.png", {}, "rank", logarithmic=True, title="returns")
+    bars, lines = (figure.axes[0] for figure in drawn)
+    assert [text.get_text() for text in bars.get_xticklabels()] == COLUMNS
+    assert lines.get_xlabel() == "rank"
+    for axes in (bars, lines):
+        assert axes.get_ylabel() == "return"
+        assert axes.get_title() == "returns"
+        assert not axes.containers and not axes.lines and not axes.get_legend()
+
+
+def draw_bars(path, mean, **more):
+    figures.bars(path, {("psec", "S→W"): summary(mean)}, ROWS, COLUMNS, **more)
+
+
+def draw_lines(path, mean, **more):
+    figures.lines(path, {"PSEC": {4: summary(mean), 8: summary(mean + 1)}}, "rank", **more)
+
+
+@pytest.mark.parametrize(
+    ("draw", "lowest", "more"),
+    [
+        (draw_bars, 5.0, {}),
+        (draw_bars, -105.0, {}),
+        (draw_bars, -2.0, {"references": {"S→R": -2.0}}),
+        (draw_bars, -3.0, {"published": {"psec": {"S→W": -3.0}}}),
+        (draw_lines, 5.0, {}),
+        (draw_lines, -105.0, {}),
+        (draw_lines, -2.0, {"published": {"PSEC": {4: -2.0}}}),
+    ],
+)
+def test_returns_start_from_zero_unless_something_lies_below(tmp_path, drawn, draw, lowest, more):
+    draw(tmp_path / "figure.png", 10.0 if more else lowest + 5.0, **more)
+    bottom, _ = drawn[0].axes[0].get_ylim()
+    if lowest > 0:
+        assert bottom == 0
+    else:
+        assert bottom < lowest
+
+
 @pytest.mark.parametrize("logarithmic", [False, True])
 def test_lines_go_through_the_means_in_order(tmp_path, drawn, logarithmic):
     curve = {16: summary(60), 4: summary(40), 8: summary(50)}

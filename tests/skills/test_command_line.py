@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -22,6 +23,20 @@ def test_list_says_kind_rank_size_and_dataset_of_each_skill(library, path, capsy
     for line, name, dataset in ((run, "run", "number-2"), (walk, "walk", "number-1")):
         assert f"{library.get(name).size:,} parameters" in line
         assert line.endswith(dataset)
+
+
+def test_list_names_damaged_skills_goes_on_and_fails(library, make_skill, path, capsys):
+    library.add("a", make_skill(library.base))
+    skills = library.path / "skills"
+    (skills / "a" / "adapter_config.json").write_text("{")
+    (skills / "run" / "adapter_model.safetensors").unlink()
+    with pytest.raises(SystemExit) as stop:
+        main(["list", path])
+    assert stop.value.code == 1
+    _, a, run, walk = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"  a +damaged: .*adapter_config.json holds no valid JSON.*", a)
+    assert re.fullmatch(r"  run +damaged: .*safetensors is missing or not a plain file", run)
+    assert walk.split()[:3] == ["walk", "rank", "3"]
 
 
 def test_show_prints_the_facts_of_a_skill_as_json(library, path, capsys):

@@ -161,6 +161,33 @@ def test_a_loss_that_is_no_number_stops_training_at_that_step(dataset, chunk, st
         run(learner, dataset)
 
 
+@pytest.mark.parametrize(
+    ("broken_at", "named"),
+    [
+        ({"a": 5, "loss": 4, "z": 6}, "loss became nan at step 4;"),
+        ({"a": 5, "loss": 5}, "loss became nan at step 5;"),
+        ({"a": 5, "loss": 6, "z": 3}, "z became nan at step 3;"),
+    ],
+)
+def test_the_metric_that_broke_first_is_named_the_loss_before_others(dataset, broken_at, named):
+    @struct.dataclass
+    class Breaks:
+        name = "breaks"
+
+        def init(self, key, example):
+            return jnp.array(0)
+
+        def update(self, state, batch, key):
+            metrics = {"a": 1.0, "loss": 1.0, "z": 1.0} | {
+                metric: jnp.where(state + 1 >= step, jnp.nan, 1.0)
+                for metric, step in broken_at.items()
+            }
+            return state + 1, metrics
+
+    with pytest.raises(Diverged, match=f"^breaks: {named}"):
+        run(Breaks(), dataset)
+
+
 def test_writers_get_the_mean_of_each_metric_over_a_chunk(recorder, dataset):
     rows = Rows()
     run(recorder, dataset, 7, chunk=3, label="walk", writer=rows)

@@ -31,6 +31,14 @@ def test_a_second_run_appends(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
+def test_the_file_is_closed_when_its_context_is_left(tmp_path):
+    with JsonLines(tmp_path / "metrics.jsonl") as writer:
+        writer.write("walk", 1, {"loss": 0.5})
+    with pytest.raises(ValueError, match="closed"):
+        writer.write("walk", 2, {"loss": 0.5})
+    writer.close()
+
+
 def test_several_writers_get_the_same_rows(tmp_path):
     paths = tmp_path / "one", tmp_path / "two"
     Writers(tuple(JsonLines(path) for path in paths)).write("walk", 1, {"loss": 0.5})
@@ -63,11 +71,11 @@ def wandb(monkeypatch):
 
 def test_weights_and_biases_gets_each_label_against_its_own_step(tmp_path, wandb):
     told, run = wandb
-    writer = Wandb(tmp_path, {"rank": 8}, "offline", "psec", group="g")
-    writer.write("walk", 100, {"loss": 0.5})
-    writer.write("run", 30, {"loss": 0.7})
-    writer.text("table", "| a |")
-    writer.finish()
+    with Wandb(tmp_path, {"rank": 8}, "offline", "psec", group="g") as writer:
+        writer.write("walk", 100, {"loss": 0.5})
+        writer.write("run", 30, {"loss": 0.7})
+        writer.write("walk", 200, {"loss": 0.4})
+        writer.text("table", "| a |")
     (_, _, options), *_ = told
     assert (options["config"], options["mode"], options["dir"]) == (
         {"rank": 8},
@@ -75,11 +83,15 @@ def test_weights_and_biases_gets_each_label_against_its_own_step(tmp_path, wandb
         str(tmp_path),
     )
     logged = [arguments[0] for name, arguments, _ in told if name == "log"]
-    assert logged == [{"walk/step": 100, "walk/loss": 0.5}, {"run/step": 30, "run/loss": 0.7}]
-    defined = {a[0]: o["step_metric"] for name, a, o in told if name == "define"}
-    assert defined == {"walk/*": "walk/step", "run/*": "run/step"}
+    assert logged == [
+        {"walk/step": 100, "walk/loss": 0.5},
+        {"run/step": 30, "run/loss": 0.7},
+        {"walk/step": 200, "walk/loss": 0.4},
+    ]
+    defined = [(a[0], o["step_metric"]) for name, a, o in told if name == "define"]
+    assert defined == [("walk/*", "walk/step"), ("run/*", "run/step")]
     assert run.summary == {"table": "| a |"}
-    assert told[-1][0] == "finish"
+    assert told[-1] == ("finish", (), {"exit_code": 0})
 
 
 def test_the_key_of_a_stage_follows_from_its_name_alone():
