@@ -1,16 +1,17 @@
-"""Datasets by name, made or loaded once and cached."""
+"""Datasets by name: those that come along, D4RL's, DSRL's, Minari's, and files."""
 
-import difflib
 import hashlib
 import os
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from psec_jax import storage
 from psec_jax.data.dataset import TransitionDataset
+from psec_jax.data.download import download
+from psec_jax.data.references import Reference, closest, find_reference, references
 from psec_jax.errors import BrokenFile
 
 
@@ -31,41 +32,115 @@ LOCAL = {
 }
 
 
+def load_dataset(name: str, trajectories: int | None = None, seed: int = 0) -> TransitionDataset:
+    """The dataset called ``name``:
+
+    - ``local/walker-stand-expert`` and its like are made on first use and cached; ``trajectories``
+      and ``seed`` say how many episodes to roll out and which;
+    - ``walker2d-medium-v2`` (D4RL) and ``dsrl/CarRun`` (DSRL) are read from a file on this machine
+      or downloaded, ``minari/mujoco/walker2d/medium-v0`` from Minari, and ``path/to/file.hdf5``
+      from that file. Of these ``trajectories`` takes the first so many.
+
+    Raises ``ValueError`` for an unknown name, with the closest known ones, ``BrokenFile`` for a
+    file that is not what it should be, and ``DownloadFailed`` where there is no network.
+    """
+    if trajectories is not None and trajectories < 1:
+        raise ValueError(f"trajectories must be at least 1, not {trajectories!r}")
+    if name in LOCAL:
+        return _load_local(name, trajectories, seed)
+    if name.startswith("local/"):
+        raise ValueError(
+            f"unknown dataset {name!r}; did you mean {' or '.join(closest(name, LOCAL))}?"
+        )
+    if name.startswith("minari/"):
+        from psec_jax.data.minari import read_minari
+
+        data = read_minari(name.removeprefix("minari/"))
+    elif is_file_name(name):
+        data = _read_hdf5(Path(name).expanduser())
+    else:
+        data = _read_hdf5(fetch(name))
+    return data if trajectories is None else data.take(trajectories)
+
+
+def names() -> tuple[str, ...]:
+    """The name of every dataset that comes along or is public and known here."""
+    return (*LOCAL, *references())
+
+
+def is_file_name(name: str) -> bool:
+    return Path(name).suffix in (".hdf5", ".h5")
+
+
+def fetch(name: str, shown: bool = True) -> Path:
+    """The file of a D4RL or DSRL dataset on this machine, downloaded where there is none yet.
+
+    It is sought in ``$D4RL_DATASET_DIR`` (``~/.d4rl/datasets``) or ``$DSRL_DATASET_DIR``
+    (``~/.dsrl/datasets``), then in ``datasets/`` under ``home()``. A new file goes to the folder
+    that the variable names, and without one under ``home()``. ``shown`` draws a progress bar.
+    """
+    if name.startswith(("local/", "minari/")):
+        raise ValueError(f"{name} comes on first use; only D4RL and DSRL names are fetched")
+    reference = _find(name)
+    file = local_file(reference)
+    if file is not None:
+        return file
+    folder = _named_folder(reference) or _own_folder(reference)
+    return download(reference.url, folder / reference.file, _read_hdf5, shown)
+
+
+def local_file(reference: Reference) -> Path | None:
+    """Where a public dataset's file lies on this machine, if it does."""
+    default = Path.home() / f".{reference.family}" / "datasets"
+    for folder in (_named_folder(reference) or default, _own_folder(reference)):
+        if (folder / reference.file).is_file():
+            return folder / reference.file
+    return None
+
+
 def home() -> Path:
     """Where datasets are cached: ``$PSEC_JAX_HOME``, or ``~/.cache/psec_jax``."""
-    return Path(os.environ.get("PSEC_JAX_HOME") or Path.home() / ".cache" / "psec_jax")
+    return Path(os.environ.get("PSEC_JAX_HOME") or "~/.cache/psec_jax").expanduser()
 
 
-def load_dataset(name: str, trajectories: int | None = None, seed: int = 0) -> TransitionDataset:
-    """The dataset called ``name``, for example ``local/walker-stand-expert``.
+def _find(name: str) -> Reference:
+    try:
+        return find_reference(name)
+    except ValueError:
+        close = " or ".join(closest(name, names()))
+        raise ValueError(f"unknown dataset {name!r}; did you mean {close}?") from None
 
-    ``trajectories`` and ``seed`` say how many episodes to roll out and which; the same two give
-    the same data. It is made on first use and cached; a damaged cache file is noticed and made
-    again. Raises ``ValueError`` for an unknown name, with the closest known ones.
-    """
-    if name not in LOCAL:
-        close = difflib.get_close_matches(name, LOCAL, n=3, cutoff=0.4) or list(LOCAL)
-        raise ValueError(f"unknown dataset {name!r}; did you mean {' or '.join(close)}?")
+
+def _named_folder(reference: Reference) -> Path | None:
+    folder = os.environ.get(f"{reference.family.upper()}_DATASET_DIR")
+    return Path(folder).expanduser() if folder else None
+
+
+def _own_folder(reference: Reference) -> Path:
+    return home() / "datasets" / reference.family
+
+
+def _read_hdf5(path: Path) -> TransitionDataset:
+    from psec_jax.data.hdf5 import read_hdf5
+
+    return read_hdf5(path)
+
+
+def _load_local(name: str, trajectories: int | None, seed: int) -> TransitionDataset:
     source = LOCAL[name]
     trajectories = source.trajectories if trajectories is None else trajectories
-    if trajectories < 1:
-        raise ValueError(f"trajectories must be at least 1, not {trajectories!r}")
     label = name.removeprefix("local/")
     path = home() / "datasets" / f"{label}-{trajectories}-seed{seed}.safetensors"
     if path.exists():
         try:
             return _read(path)
         except (BrokenFile, ValueError) as error:
-            warnings.warn(f"cached dataset is damaged and is made again: {error}", stacklevel=2)
+            warnings.warn(f"cached dataset is damaged and is made again: {error}", stacklevel=3)
     from psec_jax.data.demonstrations import BehaviourPolicy, generate
 
     dataset = generate(BehaviourPolicy.load(source.policy), trajectories, seed)
     _write(path, dataset)
     return dataset
-
-
-def _tensors(dataset: TransitionDataset) -> dict[str, np.ndarray]:
-    return {f.name: getattr(dataset, f.name) for f in fields(dataset)}
 
 
 def _digest(tensors: dict[str, np.ndarray]) -> str:
@@ -77,7 +152,7 @@ def _digest(tensors: dict[str, np.ndarray]) -> str:
 
 
 def _write(path: Path, dataset: TransitionDataset) -> None:
-    tensors = _tensors(dataset)
+    tensors = dataset.arrays()
     metadata = {
         "sha256": _digest(tensors),
         "trajectories": str(len(dataset.ends)),
@@ -90,8 +165,9 @@ def _write(path: Path, dataset: TransitionDataset) -> None:
 
 def _read(path: Path) -> TransitionDataset:
     tensors, metadata = storage.read_tensors(path)
-    if set(tensors) != {f.name for f in fields(TransitionDataset)}:
-        raise BrokenFile(f"{path} holds {sorted(tensors)}, which is not a dataset")
     if _digest(tensors) != metadata.get("sha256"):
         raise BrokenFile(f"{path}: its contents are not what its checksum says")
-    return TransitionDataset(**tensors)
+    try:
+        return TransitionDataset(**tensors)
+    except TypeError:
+        raise BrokenFile(f"{path} holds {sorted(tensors)}, which is not a dataset") from None

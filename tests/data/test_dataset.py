@@ -1,122 +1,251 @@
 from dataclasses import fields
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from psec_jax import TransitionDataset, concatenate
+from psec_jax.data.dataset import INSIDE
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
+NAMES = [f.name for f in fields(TransitionDataset)]
 
 
-def make(lengths, seed=0, **changes):
-    """Trajectories of these lengths; they end by termination and truncation in turn."""
-    n, generator = sum(lengths), np.random.default_rng(seed)
-    ends = np.cumsum(lengths) - 1
-    columns = {
-        "observations": generator.normal(size=(n, 3)),
-        "actions": generator.uniform(-1, 1, size=(n, 2)),
-        "rewards": generator.normal(size=n),
-        "terminations": np.isin(np.arange(n), ends[::2]),
-        "truncations": np.isin(np.arange(n), ends[1::2]),
-    }
-    return TransitionDataset(**{**columns, **changes})
+def split(data):
+    """The arrays of each trajectory, by going from transition to transition."""
+    parts, start = [], 0
+    for row in range(len(data)):
+        if data.terminations[row] or data.truncations[row]:
+            parts.append({name: a[start : row + 1] for name, a in data.arrays().items()})
+            start = row + 1
+    return parts
 
 
-def same(one, other):
-    return all(np.array_equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
+def join(parts):
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 @given(LENGTHS)
-def test_ends_and_returns_are_those_of_the_trajectories(lengths):
+def test_trajectories_are_the_data_cut_where_they_end(make, equal, lengths):
     data = make(lengths)
-    np.testing.assert_array_equal(np.diff(data.ends, prepend=0), lengths)
-    parts = np.split(data.rewards.astype(float), data.ends[:-1])
-    np.testing.assert_allclose(data.returns, [part.sum() for part in parts], atol=1e-12)
+    parts = split(data)
+    assert [len(part["rewards"]) for part in parts] == lengths == list(data.lengths)
+    assert all(map(equal, data.trajectories(), parts))
+    assert equal(concatenate(list(data.trajectories())), data)
+    np.testing.assert_array_equal(data.returns, [sum(part["rewards"]) for part in parts])
+    np.testing.assert_array_equal(data.cost_returns, [sum(part["costs"]) for part in parts])
+
+
+@given(LENGTHS, st.data())
+def test_selections_are_of_whole_trajectories_with_all_that_they_hold(make, equal, lengths, draw):
+    """Also the next observation at a trajectory's end, and how it ended."""
+    data = make(lengths)
+    parts, numbers = split(data), st.integers(0, len(lengths) - 1)
+    chosen = draw.draw(st.lists(numbers, min_size=1))
+    assert equal(data.select(chosen), join([parts[i] for i in chosen]))
+    count = draw.draw(numbers) + 1
+    assert equal(data.take(count), join(parts[:count]))
+    by_return = sorted(parts, key=lambda part: -sum(part["rewards"]))
+    by_cost = sorted(parts, key=lambda part: sum(part["costs"]))
+    assert equal(data.top(count), join(by_return[:count]))
+    assert equal(data.top(count, by="cost"), join(by_cost[:count]))
+    low, high = (sum(parts[chosen[0]][name]) for name in ("rewards", "costs"))
+    good = [part for part in parts if sum(part["rewards"]) >= low]
+    assert equal(data.where(return_at_least=low), join(good))
+    safe = [part for part in good if sum(part["costs"]) <= high]
+    assert equal(data.where(low, cost_at_most=high), join(safe))
+
+
+@given(LENGTHS, st.floats(0, 1, exclude_min=True), st.integers(0, 9))
+def test_a_fraction_is_some_trajectories_in_their_order(make, equal, lengths, share, seed):
+    data = make(lengths)
+    part = data.fraction(share, seed)
+    assert len(part.ends) == max(1, round(share * len(lengths)))
+    assert equal(part, data.fraction(share, seed))
+    numbers = {t["actions"].tobytes(): number for number, t in enumerate(split(data))}
+    chosen = [numbers[t["actions"].tobytes()] for t in split(part)]
+    assert chosen == sorted(set(chosen))
+
+
+def test_another_seed_gives_another_fraction(make):
+    data = make([1] * 20)
+    assert len({data.fraction(0.5, seed).observations.tobytes() for seed in range(20)}) == 20
 
 
 @given(LENGTHS)
-def test_the_last_trajectory_ends_with_the_data_even_unmarked(lengths):
-    n = sum(lengths)
-    last = np.arange(n) == n - 1
+def test_the_last_transition_ends_its_trajectory_even_unmarked(make, lengths):
     marked = make(lengths)
-    unmarked = make(
-        lengths,
-        terminations=marked.terminations & ~last,
-        truncations=marked.truncations & ~last,
-    )
-    np.testing.assert_array_equal(unmarked.ends, marked.ends)
-    np.testing.assert_array_equal(unmarked.returns, marked.returns)
+    last = np.arange(len(marked)) == len(marked) - 1
+    ends = {name: getattr(marked, name) & ~last for name in ("terminations", "truncations")}
+    closed = make(lengths, **ends)
+    np.testing.assert_array_equal(closed.ends, marked.ends)
+    np.testing.assert_array_equal(closed.terminations, ends["terminations"])
+    np.testing.assert_array_equal(closed.truncations, ends["truncations"] | last)
+
+
+@given(LENGTHS)
+def test_next_observations_follow_and_stand_still_at_an_end(make, equal, lengths):
+    data = make(lengths, next_observations=None)
+    for part in split(data):
+        following = [*part["observations"][1:], part["observations"][-1]]
+        np.testing.assert_array_equal(part["next_observations"], following)
+    assert equal(make(lengths, next_observations=data.next_observations), data)
 
 
 @given(st.lists(LENGTHS, min_size=1, max_size=3))
-def test_joining_and_taking_apart_are_inverse(parts):
+def test_joining_and_taking_apart_are_inverse(make, equal, parts):
     datasets = [make(lengths, seed) for seed, lengths in enumerate(parts)]
-    joined = concatenate(datasets)
-    np.testing.assert_array_equal(joined.returns, np.hstack([d.returns for d in datasets]))
-    assert same(joined.take(len(parts[0])), datasets[0])
-    assert same(joined.take(len(joined.ends)), joined)
+    whole = concatenate(datasets)
+    assert equal(whole, join([d.arrays() for d in datasets]))
+    assert equal(whole.take(len(parts[0])), datasets[0])
 
 
-def test_data_cannot_be_changed_from_outside():
-    observations = np.zeros((4, 3), np.float32)
-    data = make([4], observations=observations)
-    observations[0] = 1
-    assert not data.observations.any()
-    with pytest.raises(ValueError, match="read-only"):
-        data.observations[0] = 1
+@given(st.lists(st.floats(-1 - 9e-6, 1 + 9e-6), min_size=1))
+def test_actions_are_kept_inside_and_else_left_alone(make, actions):
+    kept = make([len(actions)], actions=np.array(actions)[:, None]).actions[:, 0]
+    assert np.abs(kept).max() <= np.float32(INSIDE) < 1 - 9e-6
+    inside = np.abs(actions) <= INSIDE
+    np.testing.assert_array_equal(kept[inside], np.float32(actions)[inside])
+    np.testing.assert_allclose(kept, np.float32(actions), atol=2.1e-5)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["observations", "actions", "rewards"])
-def test_values_that_are_no_numbers_are_refused_with_their_row(name, value):
-    values = np.array(getattr(make([3, 4]), name))
-    values[[4, 6]] = value
+def test_a_summary_counts_and_gives_quantiles(make):
+    actions = np.zeros((15, 2))
+    actions[[3, 7, 9], [0, 1, 0]] = 1, -1, 0.9999
+    rewards = np.repeat([1, -1, 2, 0, 4], [1, 2, 3, 4, 5])
+    data = make([1, 2, 3, 4, 5], actions=actions, rewards=rewards, costs=np.ones(15))
+    spread = {"min": 1, "quarter": 2, "median": 3, "three_quarters": 4, "max": 5, "mean": 3}
+    returns = {"min": -2, "quarter": 0, "median": 1, "three_quarters": 6, "max": 20, "mean": 5}
+    assert data.summary() == {
+        "transitions": 15,
+        "trajectories": 5,
+        "observation_size": 3,
+        "action_size": 2,
+        "terminations": 3,
+        "truncations": 2,
+        "actions_clipped": 2,
+        "length": spread,
+        "return": returns,
+        "cost": spread,
+    }
+    assert "cost" not in make([3], costs=None).summary()
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, np.uint8, np.bool_, list])
+def test_numbers_become_float32_and_marks_bool(make, kind):
+    columns = {name: getattr(make([4]), name) > 0 for name in NAMES}
+    raw = {n: a.tolist() if kind is list else a.astype(kind) for n, a in columns.items()}
+    data = TransitionDataset(**{**raw, "actions": columns["actions"] * 0.5})
+    for name, values in data.arrays().items():
+        assert values.dtype == (bool if name in ("terminations", "truncations") else np.float32)
+        if name != "actions":
+            np.testing.assert_array_equal(values, columns[name])
+
+
+def read_only(array):
+    view = array[:]
+    view.setflags(write=False)
+    return view
+
+
+@pytest.mark.parametrize("given_as", [lambda a: a, lambda a: a[:], read_only, memoryview])
+@pytest.mark.parametrize("name", NAMES)
+def test_data_cannot_be_changed_from_outside(make, name, given_as):
+    own = getattr(make([3, 4]), name).copy()
+    data = make([3, 4], **{name: given_as(own)})
+    own[:] = ~own if own.dtype == bool else own + 0.05
+    before = getattr(make([3, 4]), name)
+    np.testing.assert_array_equal(getattr(data, name), before)
+    assert not any(a.flags.writeable for a in (*data.arrays().values(), data.ends, data.returns))
+    assert not any(a.flags.writeable for a in data.select([1, 0]).arrays().values())
+
+
+def test_taking_a_piece_copies_nothing(make):
+    data = make([3, 4], actions=np.ones((7, 2)))
+    for piece in (data.take(1), *data.trajectories(), TransitionDataset(**data.arrays())):
+        assert all(np.shares_memory(a, getattr(data, n)) for n, a in piece.arrays().items())
+
+
+def test_named_arrays_go_to_the_device(make):
+    data = make([3, 4], costs=None)
+    arrays = data.device(("rewards", "next_observations"))
+    assert list(arrays) == ["rewards", "next_observations"]
+    for name, array in arrays.items():
+        assert isinstance(array, jax.Array)
+        np.testing.assert_array_equal(array, getattr(data, name))
+    assert list(data.device()) == ["observations", "actions"]
+    with pytest.raises(ValueError, match="these data have no costs or returns"):
+        data.device(("rewards", "costs", "returns"))
+
+
+@pytest.mark.parametrize("values", [[np.nan] * 2, [np.inf] * 2, [np.inf, -np.inf]])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("terminations", "truncations")])
+@pytest.mark.filterwarnings("error")
+def test_values_that_are_no_numbers_are_refused_with_their_row(make, name, values):
+    array = getattr(make([3, 4]), name).copy()
+    array[[4, 6]] = np.reshape(values, (2,) + (1,) * (array.ndim - 1))
     with pytest.raises(ValueError, match=f"{name} hold 2 row.* first at transition 4; drop"):
-        make([3, 4], **{name: values})
+        make([3, 4], **{name: array})
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(TransitionDataset)])
-def test_uneven_lengths_are_refused_with_all_of_them(name):
+@pytest.mark.parametrize("name", NAMES)
+def test_uneven_lengths_are_refused_with_all_of_them(make, name):
     short = getattr(make([3, 4]), name)[:-1]
     with pytest.raises(ValueError, match=f"lengths of a dataset's arrays differ.*'{name}': 6"):
         make([3, 4], **{name: short})
 
 
-def test_empty_data_are_refused():
-    empty = np.zeros((0, 3)), np.zeros((0, 2)), *np.zeros((3, 0))
-    with pytest.raises(ValueError, match="the dataset is empty: it needs at least one transition"):
-        TransitionDataset(*empty)
+@pytest.mark.parametrize("shapes", [(0, 3, 2), (7, 0, 2), (7, 3, 0)])
+def test_empty_data_are_refused(shapes):
+    n, observation, action = shapes
+    arrays = np.zeros((n, observation)), np.zeros((n, action)), *np.zeros((3, n))
+    with pytest.raises(ValueError, match=rf"the dataset is empty.*'actions': \({n}, {action}\)"):
+        TransitionDataset(*arrays)
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("observations", (7,)), ("actions", (7, 2, 1)), ("rewards", (7, 1))]
+    ("name", "shape"),
+    [("observations", (7,)), ("actions", (7, 2, 1)), ("rewards", (7, 1)), ("costs", ())],
 )
-def test_arrays_of_other_dimensions_are_refused(name, shape):
-    with pytest.raises(ValueError, match=rf"{name} must have \d dimension.*not shape \(7,"):
+def test_arrays_of_other_dimensions_are_refused(make, name, shape):
+    with pytest.raises(ValueError, match=rf"{name} must have \d dimension.*not shape \("):
         make([7], **{name: np.zeros(shape)})
 
 
-def test_actions_out_of_bounds_are_refused():
-    actions = np.zeros((7, 2))
-    actions[5] = 1.5
-    with pytest.raises(ValueError, match=r"actions must lie in \[-1, 1\], .* 1.5"):
-        make([7], actions=actions)
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda make: make([7], actions=np.full((7, 2), -1.5)), r"in \[-1, 1\], .* large as 1.5"),
+        (lambda make: make([7], next_observations=np.zeros((7, 4))), r"\(7, 4\) do not fit.*7, 3"),
+        (lambda make: make([3, 4]).take(0), "cannot take 0 .* dataset of 2"),
+        (lambda make: make([3, 4]).take(3), "cannot take 3 .* dataset of 2"),
+        (lambda make: make([3, 4]).top(-1), "cannot take -1 .* dataset of 2"),
+        (lambda make: make([3]).top(1, by="length"), "by='length' is unknown; .*'return' or"),
+        (lambda make: make([3], costs=None).top(1, by="cost"), "these data have no costs"),
+        (lambda make: make([3], costs=None).where(cost_at_most=1), "these data have no costs"),
+        (lambda make: make([3], costs=None).cost_returns, "these data have no costs"),
+        *(
+            (lambda make, share=share: make([3]).fraction(share, 0), r"share must be in \(0, 1\]")
+            for share in (0, -0.1, 1.01, np.nan)
+        ),
+        (lambda make: concatenate([]), "at least one dataset"),
+        (lambda make: concatenate([make([3]), make([3], costs=None)]), "some have none; give"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, act, message):
+    with pytest.raises(ValueError, match=message):
+        act(make)
 
 
-@pytest.mark.parametrize("trajectories", [0, -1, 3])
-def test_only_as_many_trajectories_as_there_are_can_be_taken(trajectories):
-    with pytest.raises(ValueError, match=f"cannot take {trajectories} .* dataset of 2"):
-        make([3, 4]).take(trajectories)
+def test_where_nothing_is_left_the_reach_of_the_data_is_said(make):
+    data = make([1, 2], rewards=[3, 1, 4], costs=[2, 3, 4])
+    with pytest.raises(ValueError, match=r"none of 2 .* return is 5, the least cost 2; move"):
+        data.where(return_at_least=4, cost_at_most=6)
 
 
-def test_data_that_do_not_fit_together_cannot_be_joined():
-    wide = make([4], observations=np.zeros((4, 5)))
+def test_data_of_other_sizes_cannot_be_joined(make):
+    wide = make([4], observations=np.zeros((4, 5)), next_observations=None)
     with pytest.raises(ValueError, match=r"sizes differ between datasets: \[\(3, 2\), \(5, 2\)"):
         concatenate([make([3]), wide])
-    open_ended = make([4], terminations=np.zeros(4))
-    with pytest.raises(ValueError, match="does not end its last trajectory cannot be joined"):
-        concatenate([open_ended, make([3])])
-    with pytest.raises(ValueError, match="at least one"):
-        concatenate([])

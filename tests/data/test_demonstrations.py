@@ -19,7 +19,7 @@ def demonstrations(stand):
 
 
 def columns(dataset):
-    return [getattr(dataset, f.name).tobytes() for f in dataclasses.fields(dataset)]
+    return [values.tobytes() for values in dataset.arrays().values()]
 
 
 @pytest.mark.parametrize("name", NAMES)

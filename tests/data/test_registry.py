@@ -1,12 +1,17 @@
 import dataclasses
+import shutil
 import warnings
 
 import numpy as np
 import pytest
 
 from psec_jax import TransitionDataset, load_dataset, storage
-from psec_jax.data import demonstrations
-from psec_jax.data.registry import LOCAL, home
+from psec_jax.data import demonstrations, registry
+from psec_jax.data.download import DownloadFailed
+from psec_jax.data.hdf5 import write_hdf5
+from psec_jax.data.references import find_reference
+from psec_jax.data.registry import LOCAL, fetch, home, names
+from psec_jax.errors import BrokenFile
 
 NAME = "local/walker-stand-expert"
 
@@ -33,19 +38,12 @@ def rolled_out(monkeypatch, tmp_path):
     return calls
 
 
-def same(one, other):
-    return all(
-        getattr(one, f.name).tobytes() == getattr(other, f.name).tobytes()
-        for f in dataclasses.fields(one)
-    )
-
-
-def test_data_are_made_once_and_then_read(rolled_out):
+def test_data_are_made_once_and_then_read(rolled_out, equal):
     made = load_dataset(NAME, trajectories=3, seed=5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read = load_dataset(NAME, trajectories=3, seed=5)
-    assert same(made, read)
+    assert equal(made, read)
     assert rolled_out == [("dm_control/walker-stand-v0", 3, 5)]
 
 
@@ -88,25 +86,26 @@ def flip_sign(content):
     ],
     ids=["flip", "sign", "truncate", "empty", "garbage"],
 )
-def test_a_damaged_cache_is_noticed_and_made_again(rolled_out, tmp_path, damage):
+def test_a_damaged_cache_is_noticed_and_made_again(rolled_out, tmp_path, damage, equal):
     made = load_dataset(NAME, trajectories=2)
     (file,) = (tmp_path / "datasets").iterdir()
     file.write_bytes(damage(file.read_bytes()))
     with pytest.warns(UserWarning, match="cached dataset is damaged and is made again"):
-        assert same(load_dataset(NAME, trajectories=2), made)
+        assert equal(load_dataset(NAME, trajectories=2), made)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert same(load_dataset(NAME, trajectories=2), made)
+        assert equal(load_dataset(NAME, trajectories=2), made)
     assert len(rolled_out) == 2
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_cache_of_something_else_is_not_taken_for_data(rolled_out, tmp_path):
+def test_a_cache_of_something_else_is_not_taken_for_data(rolled_out, tmp_path, equal):
     made = load_dataset(NAME, trajectories=2)
     (file,) = (tmp_path / "datasets").iterdir()
-    storage.write_tensors(file, {"weights": np.zeros(3, np.float32)})
+    tensors = {"weights": np.zeros(3, np.float32)}
+    storage.write_tensors(file, tensors, {"sha256": registry._digest(tensors)})
     with pytest.warns(UserWarning, match="which is not a dataset"):
-        assert same(load_dataset(NAME, trajectories=2), made)
+        assert equal(load_dataset(NAME, trajectories=2), made)
 
 
 def test_data_that_could_not_be_made_leave_no_cache(rolled_out, tmp_path, monkeypatch):
@@ -125,6 +124,9 @@ def test_data_that_could_not_be_made_leave_no_cache(rolled_out, tmp_path, monkey
         ("local/walker-stnad-expert", "local/walker-stand-expert"),
         ("walker-run", "local/walker-run-expert"),
         ("zzz", "local/walker-walk-expert"),
+        ("local/", "local/walker-walk-expert"),
+        ("hopper-medum-v2", "d4rl/hopper-medium-v2"),
+        ("OfflineCarRum-v0", "dsrl/CarRun"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_closest(rolled_out, name, close):
@@ -137,3 +139,109 @@ def test_an_unknown_name_is_refused_with_the_closest(rolled_out, name, close):
 def test_at_least_one_trajectory_is_made(rolled_out, trajectories):
     with pytest.raises(ValueError, match=f"trajectories must be at least 1, not {trajectories}"):
         load_dataset(NAME, trajectories)
+
+
+NAMES = ("walker2d-medium-v2", "dsrl/CarRun")
+
+
+@pytest.fixture
+def user(tmp_path, monkeypatch):
+    """A user's home in which nothing lies, and no folder that a variable names."""
+    for variable in ("PSEC_JAX_HOME", "D4RL_DATASET_DIR", "DSRL_DATASET_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    return tmp_path / "user"
+
+
+@pytest.fixture
+def remote(server, user, monkeypatch, tmp_path, make):
+    """The data that the server has for every public name."""
+    data = make([3, 4])
+    server.content = write_hdf5(tmp_path / "remote.hdf5", data).read_bytes()
+
+    def find(name):
+        found = find_reference(name)
+        return dataclasses.replace(found, url=server.url(found.file))
+
+    monkeypatch.setattr(registry, "find_reference", find)
+    return data
+
+
+def test_every_name_is_listed(rolled_out):
+    assert set(LOCAL) < set(names())
+    assert {"d4rl/walker2d-medium-v2", "dsrl/CarRun"} < set(names())
+    assert len(set(names())) == len(names())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_dataset_is_fetched_once_and_read(server, remote, equal, user, name, capsys):
+    assert equal(load_dataset(name), remote)
+    assert equal(load_dataset(name, trajectories=1), remote.take(1))
+    assert len(server.requests) == 1
+    reference = find_reference(name)
+    folder = user / ".cache" / "psec_jax" / "datasets" / reference.family
+    assert fetch(name) == folder / reference.file
+    assert reference.file in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("folder", ["{tmp}/shared", "~/shared"])
+def test_a_file_goes_where_the_variable_says(
+    remote, server, user, tmp_path, monkeypatch, name, folder
+):
+    reference = find_reference(name)
+    folder = folder.format(tmp=tmp_path)
+    monkeypatch.setenv(f"{reference.family.upper()}_DATASET_DIR", folder)
+    expected = tmp_path / "shared" if "~" not in folder else user / "shared"
+    assert fetch(name, shown=False) == expected / reference.file
+    assert fetch(name, shown=False) == expected / reference.file
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_are_sought_in_the_named_folder_first(
+    remote, server, user, tmp_path, monkeypatch, make, name
+):
+    reference = find_reference(name)
+    own = user / ".cache" / "psec_jax" / "datasets" / reference.family
+    usual, named = user / f".{reference.family}" / "datasets", tmp_path / "named"
+    for length, folder in enumerate((own, usual, named), start=1):
+        write_hdf5(folder / reference.file, make([length]))
+    assert len(load_dataset(name)) == 2
+    monkeypatch.setenv(f"{reference.family.upper()}_DATASET_DIR", str(named))
+    assert len(load_dataset(name)) == 3
+    shutil.rmtree(named)
+    assert len(load_dataset(name)) == 1
+    assert server.requests == []
+
+
+def test_a_broken_file_on_this_machine_is_named_and_left_alone(remote, user, server):
+    file = user / ".d4rl" / "datasets" / find_reference("walker2d-medium-v2").file
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"garbage")
+    with pytest.raises(BrokenFile, match=str(file)):
+        load_dataset("walker2d-medium-v2")
+    assert file.read_bytes() == b"garbage" and server.requests == []
+
+
+def test_without_a_network_the_folder_for_the_file_is_named(user, monkeypatch, nowhere):
+    reference = dataclasses.replace(find_reference("walker2d-medium-v2"), url=nowhere)
+    monkeypatch.setattr(registry, "find_reference", lambda name: reference)
+    with pytest.raises(DownloadFailed, match=f"{nowhere}.*put it into {home()}/datasets/d4rl"):
+        load_dataset("walker2d-medium-v2")
+
+
+@pytest.mark.parametrize("suffix", ["hdf5", "h5"])
+def test_a_file_is_read_by_its_path(tmp_path, make, equal, suffix):
+    data = make([3, 4])
+    path = write_hdf5(tmp_path / f"data.{suffix}", data)
+    assert equal(load_dataset(str(path)), data)
+    assert equal(load_dataset(str(path), trajectories=1), data.take(1))
+    with pytest.raises(ValueError, match="cannot take 3 trajectories of a dataset of 2"):
+        load_dataset(str(path), trajectories=3)
+
+
+@pytest.mark.parametrize("name", ["local/walker-run-expert", "minari/walker/test-v0"])
+def test_only_public_files_are_fetched(user, name):
+    with pytest.raises(ValueError, match=f"{name} comes on first use; only D4RL and DSRL names"):
+        fetch(name)
