@@ -1,26 +1,55 @@
 """Environments by id, as Gymnasium vector environments.
 
-Observations are flat float32 vectors and actions lie in [−1, 1], whatever the simulator. The
-simulators are imported where they are used.
+Observations are flat float32 vectors and actions lie in [−1, 1], whatever the simulator. Where a
+simulator has costs, ``infos["cost"]`` holds one float for each environment after every step, and
+0 after a reset; elsewhere the key is absent. The simulators are imported where they are used.
 """
 
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
+
+from psec_jax.envs.ids import known_ids, parse
+from psec_jax.envs.in_process import InProcessVectorEnv
+
+__all__ = ["known_ids", "make"]
 
 
 def make(env_id: str, num_envs: int) -> VectorEnv:
-    """``num_envs`` copies of an environment such as ``dm_control/walker-walk-v0``.
+    """``num_envs`` copies of an environment.
+
+    ========================================  ==================================================
+    ``dm_control/<domain>-<task>-v0``         DeepMind Control
+    ``mujoco/<robot>-<v4 or v5>``             Gymnasium's halfcheetah, walker2d, hopper and ant,
+                                              with factors as ``?gravity=2&friction=0.5&thigh=2``
+    ``bullet/<agent><run or circle>``         Bullet-Safety-Gym's ant, ball, car and drone
+    ``metadrive/<road><traffic>``             DSRL's easy, medium and hard roads with sparse,
+                                              mean and dense traffic; each copy is a process
+    ========================================  ==================================================
 
     Raises ``ValueError`` for an id that is not known, naming the closest ones, and
-    ``ImportError`` naming the extra to install where the simulator is missing.
+    ``ImportError`` naming what to install where the simulator is missing.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, not {num_envs!r}")
-    family, _, name = env_id.partition("/")
-    if family != "dm_control":
-        raise ValueError(
-            f"unknown environment {env_id!r}; expected dm_control/<domain>-<task>-v0, for example "
-            "dm_control/walker-walk-v0"
-        )
-    from psec_jax.envs import dm_control
+    family, name, factors = parse(env_id)
+    if family == "metadrive":
+        return _metadrive(env_id, name, num_envs)
+    if family == "mujoco":
+        from psec_jax.envs import mujoco
 
-    return SyncVectorEnv([dm_control.factory(name)] * num_envs, copy=False)
+        factory = mujoco.factory(name, factors)
+    elif family == "bullet":
+        from psec_jax.envs import bullet
+
+        factory = bullet.factory(name)
+    else:
+        from psec_jax.envs import dm_control
+
+        factory = dm_control.factory(name)
+    return InProcessVectorEnv(factory, num_envs)
+
+
+def _metadrive(env_id: str, name: str, num_envs: int) -> VectorEnv:
+    from psec_jax.envs import metadrive, processes
+
+    metadrive.check_installed()
+    return processes.ProcessVectorEnv(env_id, metadrive.__file__, "Drive", (name,), num_envs)

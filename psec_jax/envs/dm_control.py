@@ -1,17 +1,18 @@
 """DeepMind Control tasks as Gymnasium environments."""
 
-import difflib
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium
 import numpy as np
+
+from psec_jax.envs.adapter import Adapter
 
 try:
     with warnings.catch_warnings():
         # Without a display, GLFW warns as it is imported; nothing is rendered here.
         warnings.simplefilter("ignore")
-        import shimmy
         from dm_control import suite
 except ImportError as error:
     raise ImportError(
@@ -19,34 +20,43 @@ except ImportError as error:
     ) from error
 
 
-class FlatObservation(gymnasium.ObservationWrapper):
-    """The observation dictionary as one float32 vector, in the dictionary's own order."""
+class Task(gymnasium.Env):
+    """A task; its observation dictionary laid flat in the dictionary's own order."""
 
-    def __init__(self, env: gymnasium.Env):
-        super().__init__(env)
-        size = sum(int(np.prod(space.shape)) for space in env.observation_space.values())
+    def __init__(self, domain: str, task: str):
+        self._random = np.random.RandomState()
+        self.simulator = suite.load(domain, task, task_kwargs={"random": self._random})
+        shapes = [spec.shape for spec in self.simulator.observation_spec().values()]
+        size = sum(int(np.prod(shape)) for shape in shapes)
+        actions = self.simulator.action_spec()
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.action_space = gymnasium.spaces.Box(
+            np.broadcast_to(actions.minimum, actions.shape),
+            np.broadcast_to(actions.maximum, actions.shape),
+            dtype=np.float64,
+        )
 
-    def observation(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        return np.concatenate([np.ravel(v) for v in observation.values()], dtype=np.float32)
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self._random.seed(seed)
+        return _flat(self.simulator.reset().observation), {}
+
+    def step(self, action: np.ndarray):
+        step = self.simulator.step(action)
+        terminated = step.last() and step.discount == 0
+        truncated = step.last() and not terminated
+        return _flat(step.observation), step.reward, terminated, truncated, {}
+
+    def close(self) -> None:
+        self.simulator.close()
+
+
+def _flat(observation: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.ravel(part) for part in observation.values()], dtype=np.float32)
 
 
 def factory(name: str) -> Callable[[], gymnasium.Env]:
-    """What makes the environment ``<domain>-<task>-v0``; raises ``ValueError`` if unknown."""
-    ids = {f"{domain}-{task}-v0": (domain, task) for domain, task in suite.ALL_TASKS}
-    if name not in ids:
-        close = difflib.get_close_matches(name, ids, n=3, cutoff=0.4)
-        raise ValueError(
-            f"unknown task dm_control/{name}; did you mean "
-            f"{' or '.join('dm_control/' + c for c in close) or 'dm_control/walker-walk-v0'}?"
-        )
-    domain, task = ids[name]
-
-    def make() -> gymnasium.Env:
-        env = FlatObservation(shimmy.DmControlCompatibilityV0(suite.load(domain, task)))
-        box = env.action_space
-        if (box.low == -1).all() and (box.high == 1).all():
-            return env
-        return gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)
-
-    return make
+    """What makes the environment ``<domain>-<task>-v0``."""
+    domain, task = name.removesuffix("-v0").split("-")
+    return lambda: Adapter(Task(domain, task))

@@ -9,7 +9,7 @@ from gymnasium.vector import VectorEnv
 
 @dataclass(frozen=True)
 class Step:
-    """One step of n environments; each array has n rows.
+    """One step of n environments; each array has n rows. ``costs`` are 0 where there are none.
 
     Only rows where ``active`` holds belong to the episode that began with the reset: an
     environment whose episode has ended goes on, but is no longer active.
@@ -18,6 +18,7 @@ class Step:
     observations: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
+    costs: np.ndarray
     terminations: np.ndarray
     truncations: np.ndarray
     active: np.ndarray
@@ -39,14 +40,25 @@ def rollout(
     while active.any():
         observations = np.array(observations)
         actions = act(observations)
-        following, rewards, terminations, truncations, _ = envs.step(actions)
+        following, rewards, terminations, truncations, infos = envs.step(actions)
         yield Step(
             observations,
             actions,
             np.array(rewards),
+            _costs(infos, envs.num_envs),
             np.array(terminations),
             np.array(truncations),
             active,
         )
         active = active & ~(terminations | truncations)
         observations = following
+
+
+def _costs(infos: dict, num_envs: int) -> np.ndarray:
+    """The costs of one step, where a vector environment puts them: those of an episode's last
+    step stand apart if the environment was reset within that step."""
+    costs = np.zeros(num_envs)
+    for group in (infos, infos.get("final_info", {})):
+        if "cost" in group:
+            costs = np.where(group.get("_cost", True), group["cost"], costs)
+    return costs

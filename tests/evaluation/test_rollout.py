@@ -74,3 +74,27 @@ def test_actions_follow_from_the_observations_of_the_same_step():
     for step, observations in zip(steps, seen, strict=True):
         np.testing.assert_array_equal(step.observations, observations)
         np.testing.assert_array_equal(step.actions, -np.tanh(observations[:, 1:]))
+
+
+class Toll(Counter):
+    """Its cost is ten times the number of the step; a reset has none."""
+
+    def step(self, action):
+        *answer, _ = super().step(action)
+        return *answer, {"cost": 10.0 * self.steps}
+
+
+@pytest.mark.parametrize("autoreset", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_costs_are_those_of_the_step_that_the_last_of_an_episode_included(autoreset):
+    """Also where the other environments have been reset already, or have ended long ago."""
+    envs = SyncVectorEnv([Toll] * 3, autoreset_mode=autoreset)
+    steps = list(rollout(envs, lambda observations: observations[:, :1] * 0, [3, 0, 13]))
+    assert len(steps) == 7
+    for number, step in enumerate(steps, start=1):
+        assert step.costs.dtype == np.float64
+        np.testing.assert_array_equal(step.costs[step.active], 10.0 * number)
+
+
+def test_costs_are_zero_where_the_simulator_has_none():
+    for step in play([3, 0], 3):
+        np.testing.assert_array_equal(step.costs, [0.0, 0.0, 0.0])

@@ -1,0 +1,126 @@
+"""Vector environments whose copies each have a process of their own."""
+
+import contextlib
+import subprocess
+import sys
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from psec_jax.envs.in_process import Seeds, checked_actions, one_seed_each
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+class ProcessVectorEnv(VectorEnv):
+    """``num_envs`` copies of what ``function(*arguments)`` of the file ``path`` makes.
+
+    The processes are fresh interpreters that load that file alone. Nothing is forked, which JAX's
+    threads would not survive, and the program's main script is not run again in each of them, as
+    ``multiprocessing`` would. Episodes begin anew at the step after their end.
+
+    Raises ``RuntimeError``, here and at each reset and step, where a copy raises or its process
+    dies; every process has ended then. They also end with this process, however it ends.
+    """
+
+    def __init__(self, env_id: str, path: Path, function: str, arguments: tuple, num_envs: int):
+        self.env_id = env_id
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self._failure: str | None = None
+        self._processes: list[subprocess.Popen] = []
+        self._connections = []
+        for _ in range(num_envs):
+            own, other = Pipe()
+            self._connections.append(own)
+            with other:
+                self._processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-P", str(WORKER), str(other.fileno())],
+                        pass_fds=[other.fileno()],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                    )
+                )
+        spaces = self._exchange([(str(path), function, arguments)] * num_envs)
+        self.single_observation_space, self.single_action_space = spaces[0]
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(
+        self, *, seed: Seeds = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        messages = [("reset", one) for one in one_seed_each(seed, self.num_envs)]
+        observations, *_, infos = self._gather(messages)
+        return observations, infos
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        actions = checked_actions(actions, self.action_space)
+        return self._gather([("step", action) for action in actions])
+
+    def close_extras(self, **_: Any) -> None:
+        self._failure = self._failure or f"{self.env_id} has been closed; make it again"
+        self._stop(patience=5.0)
+
+    def _gather(self, messages: list[tuple]) -> tuple:
+        *columns, infos = zip(*self._exchange(messages), strict=True)
+        merged: dict[str, Any] = {}
+        for index, info in enumerate(infos):
+            merged = self._add_info(merged, info, index)
+        return (*map(np.array, columns), merged)
+
+    def _exchange(self, messages: list[tuple]) -> list:
+        """Every copy's answer to its message; after any failure the processes are ended."""
+        if self._failure is not None:
+            raise RuntimeError(self._failure)
+        try:
+            for index, message in enumerate(messages):
+                with self._alive(index):
+                    self._connections[index].send(message)
+            return [self._answer(index) for index in range(self.num_envs)]
+        except BaseException:
+            # Even an interrupt ends them: an answer still under way would be taken for the next.
+            self._failure = self._failure or f"{self.env_id} was interrupted; make it again"
+            self._stop(patience=0.0)
+            raise
+
+    def _answer(self, index: int) -> tuple:
+        with self._alive(index):
+            kind, value = self._connections[index].recv()
+        if kind == "raised":
+            self._failure = f"{self._name(index)}: {value}"
+            raise RuntimeError(self._failure)
+        return value
+
+    @contextlib.contextmanager
+    def _alive(self, index: int):
+        try:
+            yield
+        except (EOFError, ConnectionError):
+            process = self._processes[index]
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5.0)
+            self._failure = (
+                f"{self._name(index)}: its process ended with exit code {process.poll()}; what it "
+                "said stands above, and without any word the system may have been out of memory"
+            )
+            raise RuntimeError(self._failure) from None
+
+    def _name(self, index: int) -> str:
+        return f"{self.env_id}, copy {index + 1} of {self.num_envs}"
+
+    def _stop(self, patience: float) -> None:
+        """Ends the processes, which have ``patience`` seconds to end by themselves."""
+        for connection in self._connections:
+            connection.close()
+        for process in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
+            process.kill()
+            process.wait()
