@@ -1,19 +1,24 @@
-"""Speed of the paper's denoiser on this machine, as JSON on standard output.
+"""Speed on this machine, as JSON on standard output.
 
-    python scripts/bench.py [--batch 256] [--repeats 5]
+    python scripts/bench.py [learning acting composition stepping loading] [--repeats 5]
 
-Every rate is the best of a few repeats. Beside each learner's arithmetic rate stands the rate at
-which this machine computes the very matrix products that the learner needs, with nothing between
-them: their ratio is the share of the time that is not overhead.
+Learning, acting and composition are those of the paper's denoiser. Every rate is the best of a few
+repeats. Beside each learner's arithmetic rate stands the rate at which this machine computes the
+very matrix products that the learner needs, with nothing between them: their ratio is the share of
+the time that is not overhead.
 """
 
 import argparse
 import json
 import platform
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import gymnasium
 import jax
@@ -22,6 +27,7 @@ from gymnasium.vector import VectorEnv
 
 import psec_jax as psec
 from psec_jax import envs
+from psec_jax.data.hdf5 import write_hdf5
 from psec_jax.learners import ContextLearner, PolicyLearner, SkillLearner
 from psec_jax.networks import ContextNetwork, Denoiser
 from psec_jax.policies import Policy
@@ -305,8 +311,48 @@ def stepping(repeats: int, steps: int = 600) -> dict:
     return section
 
 
+# Run in a process of its own, whose peak memory (VmHWM, of Linux) is then that of loading.
+LOAD = """
+import json, re, sys, time
+import psec_jax as psec
+import psec_jax.data.hdf5
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+before, start = peak(), time.perf_counter()
+data = psec.load_dataset(sys.argv[1])
+print(json.dumps([time.perf_counter() - start, peak() - before, len(data)]))
+"""
+
+
+def loading(size: int = 1_000_000) -> dict:
+    """Loading a walker2d-sized file in D4RL's layout: seconds, and peak memory over its size."""
+    generator = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "walker2d.hdf5"
+        observations = generator.normal(size=(size, 17)).astype(np.float32)
+        data = psec.TransitionDataset(
+            observations=observations,
+            actions=np.tanh(generator.normal(size=(size, 6))),
+            rewards=generator.normal(size=size),
+            terminations=np.zeros(size, bool),
+            truncations=np.arange(size) % 1000 == 999,
+        )
+        write_hdf5(file, data)
+        bytes_in_file = file.stat().st_size
+        runs = [
+            json.loads(subprocess.check_output([sys.executable, "-c", LOAD, str(file)]))
+            for _ in range(3)
+        ]
+    return {
+        "transitions": runs[0][2],
+        "file_megabytes": round(bytes_in_file / 1e6, 1),
+        "seconds": round(min(seconds for seconds, _, _ in runs), 2),
+        "peak_memory_over_file_size": round(max(peak for _, peak, _ in runs) / bytes_in_file, 2),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("section", nargs="*", help="learning, acting, …; all of them where none")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     chosen = parser.parse_args()
@@ -319,11 +365,17 @@ def main() -> None:
         "machine": f"{platform.machine()}, {len(jax.devices())} device(s)",
         "jax": jax.__version__,
         "batch": chosen.batch,
-        "learning": learning(base, data, chosen.batch, chosen.repeats),
-        "acting": acting(base, data, chosen.repeats),
-        "composition": composition(base, data, chosen.batch, chosen.repeats),
-        "stepping": stepping(chosen.repeats),
     }
+    sections = {
+        "learning": partial(learning, base, data, chosen.batch, chosen.repeats),
+        "acting": partial(acting, base, data, chosen.repeats),
+        "composition": partial(composition, base, data, chosen.batch, chosen.repeats),
+        "stepping": partial(stepping, chosen.repeats),
+        "loading": loading,
+    }
+    if unknown := sorted(set(chosen.section) - set(sections)):
+        parser.error(f"unknown section {unknown}; choose from {', '.join(sections)}")
+    report |= {name: sections[name]() for name in chosen.section or sections}
     print(json.dumps(report, indent=2))
 
 
