@@ -1,0 +1,80 @@
+"""The page of local datasets: docs/datasets.md and a picture of each, from the data themselves.
+
+    python scripts/datasets_page.py
+
+Makes every dataset that is not cached yet, which takes minutes.
+"""
+
+import time
+from pathlib import Path
+
+import psec_jax as psec
+from psec_jax.data.behaviour import BehaviourPolicy
+from psec_jax.data.recipes import Recipe
+from psec_jax.data.registry import local_datasets, shelf
+from psec_jax.report import figures
+
+DOCS = Path(__file__).parents[1] / "docs"
+INTRODUCTION = """\
+# Local datasets
+
+Data that need no download: small trained policies come with the package and are rolled out on
+first use, then cached under `$PSEC_JAX_HOME`. `psec.load_dataset(name, trajectories=n, seed=s)`
+makes any number of trajectories; the same two give the same bytes. They stand in for D4RL's and
+DSRL's data where those cannot be had, and are weaker: compare their returns with the tables of
+`python -m psec_jax.data list`.
+
+`scripts/reproduce/local_datasets.sh` trains and measures all policies but the walker's anew (hours
+on two cores), and `python scripts/datasets_page.py` writes this page. A new robot:
+`python -m experiments.collect name=mine environment=… behaviour=halfcheetah`, which needs the
+extra `collect` (`pip install -e '.[collect]'`, after a CPU build of torch where there is no GPU).
+"""
+
+
+def entry(name: str, recipe: Recipe) -> str:
+    started = time.perf_counter()
+    data = psec.load_dataset(name)
+    seconds = time.perf_counter() - started
+    print(f"{name}: {len(data):,} transitions in {seconds:.0f} s", flush=True)
+    costs = data.cost_returns if recipe.has_costs else None
+    slug = name.removeprefix("local/")
+    figures.distribution(DOCS / "datasets" / f"{slug}.png", data.returns, costs, title=name)
+    facts = data.summary()
+    lines = [
+        f"## `{name}`\n",
+        f"{recipe.about[0].upper()}{recipe.about[1:]}, in `{recipe.environment}`. "
+        f"{facts['transitions']:,} transitions in {facts['trajectories']} trajectories.\n",
+        "| | min | quarter | median | three quarters | max | mean |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for quantity in ("return", "cost"):
+        if quantity in facts:
+            numbers = " | ".join(f"{value:.1f}" for value in facts[quantity].values())
+            lines.append(f"| {quantity} | {numbers} |")
+    lines += ["", "| policy | trajectories | noise | alone |", "| --- | --- | --- | --- |"]
+    for part in recipe.parts:
+        own = alone(recipe, part.policy)
+        lines.append(f"| {part.policy} | {part.trajectories} | {part.noise:g} | {own} |")
+    lines.append(f"\n![{name}](datasets/{slug}.png)\n")
+    if recipe.command:
+        lines.append(f"Made by `{recipe.command}`.\n")
+    return "\n".join(lines)
+
+
+def alone(recipe: Recipe, policy: str) -> str:
+    facts = BehaviourPolicy.load(recipe.folder, policy).facts
+    words = f"return {facts['return_mean']:.1f} ± {facts['return_std']:.1f}"
+    if facts.get("cost_mean") is not None:
+        words += f", cost {facts['cost_mean']:.1f} ± {facts['cost_std']:.1f}"
+    return f"{words} ({facts['algorithm'].upper()}, {facts['environment_steps']:,} steps)"
+
+
+def main() -> None:
+    (DOCS / "datasets").mkdir(parents=True, exist_ok=True)
+    known = {n: r for n, r in local_datasets().items() if r.folder != shelf()}
+    entries = [entry(name, recipe) for name, recipe in known.items()]
+    (DOCS / "datasets.md").write_text("\n".join([INTRODUCTION, *entries]))
+
+
+if __name__ == "__main__":
+    main()
