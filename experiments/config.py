@@ -188,11 +188,14 @@ class Continual:
 def parse(config: DictConfig, schema: type) -> Any:
     """The configuration as ``schema``; raises ``ConfigError`` for a wrong key, type or value."""
     try:
-        kind = config.backbone.get("kind")
-        if kind not in BACKBONES:
-            raise ConfigError(f"backbone.kind {kind!r} is unknown; use {' or '.join(BACKBONES)}")
         typed = OmegaConf.merge(OmegaConf.structured(schema), config)
-        typed.backbone = OmegaConf.merge(OmegaConf.structured(BACKBONES[kind]), config.backbone)
+        if "backbone" in typed:
+            kind = config.backbone.get("kind")
+            if kind not in BACKBONES:
+                known = " or ".join(BACKBONES)
+                raise ConfigError(f"backbone.kind {kind!r} is unknown; use {known}")
+            chosen = OmegaConf.structured(BACKBONES[kind])
+            typed.backbone = OmegaConf.merge(chosen, config.backbone)
         parsed = OmegaConf.to_object(typed)
     except OmegaConfBaseException as error:
         where = getattr(error, "full_key", None)
@@ -205,7 +208,8 @@ def parse(config: DictConfig, schema: type) -> Any:
 def _build_all(config: Any) -> None:
     """Make everything the configuration describes once, so that bad values are met early."""
     try:
-        config.backbone.build(action_size=1)
+        if hasattr(config, "backbone"):
+            config.backbone.build(action_size=1)
         if hasattr(config, "adapter"):
             for kind in ("low_rank", "full"):
                 config.adapter.build(kind)

@@ -77,8 +77,13 @@ def _load(chosen: argparse.Namespace) -> TransitionDataset:
 
 def _list(chosen: argparse.Namespace) -> None:
     rows = [
-        (name, "comes along", f"{local.trajectories} trajectories", local.about)
-        for name, local in registry.LOCAL.items()
+        (
+            name,
+            "made here",
+            f"{recipe.trajectories} trajectories of return {recipe.return_mean:.0f}",
+            recipe.environment,
+        )
+        for name, recipe in registry.local_datasets().items()
     ]
     for name, known in references().items():
         file = registry.local_file(known)

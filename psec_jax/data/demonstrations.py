@@ -1,79 +1,110 @@
-"""Demonstrations that come along: small trained actors, rolled out into datasets.
+"""Rolling behaviour policies out into datasets."""
 
-Each asset is an actor trained with SAC (256 × 256, 200k environment steps); the JSON file beside
-its weights says in which environment, and the return it is known to reach.
-"""
-
-import json
-from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from psec_jax import envs, storage
+from psec_jax import envs
+from psec_jax.data.behaviour import BehaviourPolicy
 from psec_jax.data.dataset import TransitionDataset
+from psec_jax.data.recipes import Part, Recipe
 from psec_jax.evaluation.rollout import Step, rollout
 
-
-@dataclass(frozen=True)
-class BehaviourPolicy:
-    """A deterministic actor in numpy: tanh(relu MLP), with the facts recorded about it."""
-
-    weights: dict[str, np.ndarray]
-    environment: str
-    return_mean: float
-
-    @classmethod
-    def load(cls, name: str) -> "BehaviourPolicy":
-        with resources.as_file(resources.files("psec_jax.assets")) as folder:
-            weights, _ = storage.read_tensors(Path(folder) / f"{name}.safetensors")
-            facts = json.loads((Path(folder) / f"{name}.json").read_text())
-        return cls(weights, facts["environment"], facts["return_mean"])
-
-    def __call__(self, observations: np.ndarray) -> np.ndarray:
-        """Actions (n, act) for raw observations (n, obs)."""
-        h = observations
-        for layer in ("hidden_0", "hidden_1"):
-            h = np.maximum(h @ self.weights[f"{layer}/kernel"] + self.weights[f"{layer}/bias"], 0)
-        return np.tanh(h @ self.weights["mean/kernel"] + self.weights["mean/bias"])
+_COLUMNS = (
+    "observations",
+    "actions",
+    "rewards",
+    "terminations",
+    "truncations",
+    "costs",
+    "next_observations",
+)
 
 
-def generate(
-    policy: BehaviourPolicy, trajectories: int, seed: int, parallel: int = 50
-) -> TransitionDataset:
-    """Roll ``policy`` out for ``trajectories`` episodes, seeded.
+def generate(recipe: Recipe, seed: int, parallel: int | None = None) -> TransitionDataset:
+    """The trajectories of every part of ``recipe``, part after part.
 
-    Raises ``RuntimeError`` if the mean return is not the one recorded for the policy, beyond what
-    chance allows: then the simulator is not the one it was trained in.
+    The same seed gives the same bytes, however many episodes run at once: ``parallel``, or 50, or
+    one for each core where every copy of the environment is a process. Raises ``RuntimeError`` if
+    return or cost is not what the recipe says, beyond what chance allows: then the simulator is
+    not the one it was measured in.
     """
-    vector = envs.make(policy.environment, min(parallel, trajectories))
-    seeds = np.random.SeedSequence(seed).generate_state(trajectories)
-    parts: list[list[np.ndarray]] = []
+    dataset = roll_out(recipe, seed, parallel)
+    _check("return", recipe, dataset.returns, recipe.return_mean, recipe.return_std)
+    if recipe.cost_mean is not None:
+        _check("cost", recipe, dataset.cost_returns, recipe.cost_mean, recipe.cost_std)
+    return dataset
+
+
+def roll_out(recipe: Recipe, seed: int, parallel: int | None = None) -> TransitionDataset:
+    """``generate`` without its check, for a recipe whose return is still to be measured."""
+    seeds = np.random.SeedSequence(seed).generate_state(recipe.trajectories)
+    width = min(parallel or _width(recipe), max(part.trajectories for part in recipe.parts))
+    trajectories: list[list[np.ndarray]] = []
+    vector = envs.make(recipe.environment, width)
     try:
-        for start in range(0, trajectories, vector.num_envs):
-            batch = seeds[start : start + vector.num_envs]
-            steps = list(rollout(vector, policy, batch))
-            parts.extend(_trajectory(steps, index) for index in range(len(batch)))
+        for part in recipe.parts:
+            end = len(trajectories) + part.trajectories
+            while len(trajectories) < end:
+                batch = seeds[len(trajectories) : end][:width]
+                act, options = _acting(recipe, part, batch)
+                steps = list(rollout(vector, act, batch, options))
+                trajectories += [_trajectory(steps, index) for index in range(len(batch))]
     finally:
         vector.close()
-    dataset = TransitionDataset(*map(np.concatenate, zip(*parts, strict=True)))
-    _check_return(policy, dataset.returns)
-    return dataset
+    columns = map(np.concatenate, zip(*trajectories, strict=True))
+    arrays = dict(zip(_COLUMNS, columns, strict=True))
+    if not recipe.has_costs:
+        del arrays["costs"]
+    return TransitionDataset(**arrays)
+
+
+def _width(recipe: Recipe) -> int:
+    return (os.cpu_count() or 1) if recipe.environment.startswith("metadrive/") else 50
+
+
+def _acting(
+    recipe: Recipe, part: Part, seeds: Sequence[int]
+) -> tuple[Callable, dict[str, Any] | None]:
+    """What acts in the episodes with these seeds, and the options of their reset."""
+    if part.policy in recipe.drivers:
+        return _idle, {"driver": recipe.drivers[part.policy], "noise": part.noise}
+    policy = BehaviourPolicy.load(recipe.folder, part.policy)
+    return _noisy(policy, part.noise, seeds), None
+
+
+def _idle(observations: np.ndarray) -> np.ndarray:
+    """No action: a driver within the environment acts instead."""
+    return np.zeros((len(observations), 2), np.float32)
+
+
+def _noisy(policy: BehaviourPolicy, noise: float, seeds: Sequence[int]) -> Callable:
+    """The policy with noise on its actions, drawn for each episode by its own seed."""
+    generators = [np.random.default_rng(int(seed)) for seed in seeds]
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        actions = policy(observations)
+        if noise:
+            for action, generator in zip(actions, generators, strict=False):
+                action += noise * generator.standard_normal(len(action), np.float32)
+        return np.clip(actions, -1, 1)
+
+    return act
 
 
 def _trajectory(steps: list[Step], index: int) -> list[np.ndarray]:
     steps = [step for step in steps if step.active[index]]
-    columns = ("observations", "actions", "rewards", "terminations", "truncations")
-    return [np.array([getattr(step, name)[index] for step in steps]) for name in columns]
+    return [np.array([getattr(step, name)[index] for step in steps]) for name in _COLUMNS]
 
 
-def _check_return(policy: BehaviourPolicy, returns: np.ndarray) -> None:
-    # Returns have a long lower tail, so a few trajectories may lie well below the mean.
-    tolerance = policy.return_mean * (0.02 + 0.4 / np.sqrt(len(returns)))
-    if abs(returns.mean() - policy.return_mean) > tolerance:
+def _check(what: str, recipe: Recipe, found: np.ndarray, mean: float, std: float) -> None:
+    # Returns can have a long tail, so a few trajectories may lie far from the mean.
+    tolerance = 0.02 * abs(mean) + max(5 * std, 0.4 * abs(mean)) / np.sqrt(len(found))
+    if abs(found.mean() - mean) > tolerance:
         raise RuntimeError(
-            f"demonstrations in {policy.environment} returned {returns.mean():.1f} on average, "
-            f"but this policy is known to return {policy.return_mean:.1f} ± {tolerance:.1f}; "
-            "install the pinned simulator versions: pip install -c constraints.txt -e ."
+            f"{recipe.about}: the mean {what} in {recipe.environment} is {found.mean():.1f}, but "
+            f"is known to be {mean:.1f} ± {tolerance:.1f}; install the pinned simulator versions: "
+            "pip install -c constraints.txt -e ."
         )

@@ -129,4 +129,4 @@ def _dsrl() -> dict[str, Reference]:
 
 
 def _asset(name: str) -> dict:
-    return json.loads((resources.files("psec_jax.assets") / name).read_text())
+    return json.loads((resources.files("psec_jax") / "assets" / "references" / name).read_text())

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +11,9 @@ import numpy as np
 from psec_jax import storage
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.data.download import download
+from psec_jax.data.recipes import Recipe, read_recipes
 from psec_jax.data.references import Reference, closest, find_reference, references
 from psec_jax.errors import BrokenFile
-
-
-@dataclass(frozen=True)
-class LocalDataset:
-    """A dataset that the package makes itself, by rolling out one of its behaviour policies."""
-
-    policy: str
-    about: str
-    trajectories: int
-
-
-LOCAL = {
-    f"local/{policy}-expert": LocalDataset(
-        policy, f"expert demonstrations of dm_control {policy.replace('-', ' ')}", trajectories=100
-    )
-    for policy in ("walker-stand", "walker-walk", "walker-run")
-}
 
 
 def load_dataset(name: str, trajectories: int | None = None, seed: int = 0) -> TransitionDataset:
@@ -46,12 +30,8 @@ def load_dataset(name: str, trajectories: int | None = None, seed: int = 0) -> T
     """
     if trajectories is not None and trajectories < 1:
         raise ValueError(f"trajectories must be at least 1, not {trajectories!r}")
-    if name in LOCAL:
-        return _load_local(name, trajectories, seed)
     if name.startswith("local/"):
-        raise ValueError(
-            f"unknown dataset {name!r}; did you mean {' or '.join(closest(name, LOCAL))}?"
-        )
+        return _load_local(name, trajectories, seed)
     if name.startswith("minari/"):
         from psec_jax.data.minari import read_minari
 
@@ -63,9 +43,22 @@ def load_dataset(name: str, trajectories: int | None = None, seed: int = 0) -> T
     return data if trajectories is None else data.take(trajectories)
 
 
+def local_datasets() -> dict[str, Recipe]:
+    """The datasets that are made here, by name: those that come along, and the user's own."""
+    found = {}
+    for folder in (Path(str(resources.files("psec_jax") / "assets" / "behaviour")), shelf()):
+        found |= {f"local/{name}": recipe for name, recipe in read_recipes(folder)}
+    return found
+
+
+def shelf() -> Path:
+    """Where the user's own behaviour policies and recipes lie: ``behaviour/`` under ``home()``."""
+    return home() / "behaviour"
+
+
 def names() -> tuple[str, ...]:
     """The name of every dataset that comes along or is public and known here."""
-    return (*LOCAL, *references())
+    return (*local_datasets(), *references())
 
 
 def is_file_name(name: str) -> bool:
@@ -127,18 +120,23 @@ def _read_hdf5(path: Path) -> TransitionDataset:
 
 
 def _load_local(name: str, trajectories: int | None, seed: int) -> TransitionDataset:
-    source = LOCAL[name]
-    trajectories = source.trajectories if trajectories is None else trajectories
-    label = name.removeprefix("local/")
-    path = home() / "datasets" / f"{label}-{trajectories}-seed{seed}.safetensors"
+    known = local_datasets()
+    if name not in known:
+        close = " or ".join(closest(name, known))
+        raise ValueError(f"unknown dataset {name!r}; did you mean {close}?")
+    recipe = known[name]
+    if trajectories is not None:
+        recipe = recipe.of_size(trajectories)
+    label = f"{name.removeprefix('local/')}-{recipe.trajectories}-seed{seed}-{recipe.fingerprint}"
+    path = home() / "datasets" / f"{label}.safetensors"
     if path.exists():
         try:
             return _read(path)
         except (BrokenFile, ValueError) as error:
             warnings.warn(f"cached dataset is damaged and is made again: {error}", stacklevel=3)
-    from psec_jax.data.demonstrations import BehaviourPolicy, generate
+    from psec_jax.data.demonstrations import generate
 
-    dataset = generate(BehaviourPolicy.load(source.policy), trajectories, seed)
+    dataset = generate(recipe, seed)
     _write(path, dataset)
     return dataset
 

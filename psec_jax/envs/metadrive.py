@@ -11,10 +11,17 @@ with the speed v in km/h and d the least of the 240 lidar readings (1 is 50 m). 
 the road and arriving each end the episode; 1000 steps truncate it.
 
 The road and the car's lane are the same in every episode; its seed decides the traffic.
+
+A car can also drive itself for an episode: ``reset(options={"driver": {"target_speed": 20}})``
+gives it the simulator's own driver, whose settings are those of ``DRIVER``, and the option
+``noise`` is the standard deviation of what is added to each of its actions. The actions given to
+``step`` are then ignored, and its infos hold the ``executed_action``.
 """
 
 import importlib.util
 import logging
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -23,6 +30,20 @@ import numpy as np
 ROADS = {"easy": ("SCS", 0), "medium": ("XST", 100), "hard": ("TRO", 200)}
 TRAFFIC = {"sparse": 0.1, "mean": 0.15, "dense": 0.2}
 HORIZON = 1000
+
+# The settings of a driver. A number may also be a pair, between which each episode draws its own.
+DRIVER = {
+    "target_speed": 30.0,  # km/h
+    "time_gap": 1.5,  # seconds behind the car ahead
+    "distance_gap": 10.0,  # metres behind the car ahead
+    "heeds_traffic": True,  # brakes behind others
+    "changes_lanes": True,  # overtakes
+    "wander": 0.0,  # standard deviation of a drift of the steering over seconds
+}
+# How much of the drift is left after a step of 0.1 s.
+PERSISTENCE = 0.95
+# As far as actions go in a dataset, so that those of a driver are kept as they were executed.
+LARGEST = 1 - 1e-5
 
 
 def check_installed() -> None:
@@ -54,6 +75,22 @@ def config(name: str) -> dict[str, Any]:
     }
 
 
+def check_driver(settings: Mapping[str, Any]) -> None:
+    """Raises ``ValueError`` for settings that no driver has."""
+    for key, value in settings.items():
+        if key not in DRIVER:
+            raise ValueError(f"a driver has no setting {key!r}; expected {', '.join(DRIVER)}")
+        if isinstance(DRIVER[key], bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{key} of a driver is true or false, not {value!r}")
+            continue
+        low, high = value if isinstance(value, list | tuple) and len(value) == 2 else (value,) * 2
+        if not all(type(end) in (int, float) for end in (low, high)) or not 0 <= low <= high:
+            raise ValueError(
+                f"{key} of a driver is a number from 0 on, or two in order, not {value!r}"
+            )
+
+
 class Drive(gymnasium.Env):
     """One car on one of the roads: observations (259,), actions steering and throttle."""
 
@@ -67,6 +104,7 @@ class Drive(gymnasium.Env):
         # The models and textures, a download, are for rendering; the physics needs none of them.
         BaseEngine.try_pull_asset = staticmethod(lambda: None)
         self.simulator = SafeMetaDriveEnv(config(name))
+        self.driver: Driver | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
@@ -74,9 +112,17 @@ class Drive(gymnasium.Env):
         traffic = self.simulator.engine.traffic_manager
         traffic.np_random = np.random.RandomState(self.np_random.integers(2**32))
         observation, _ = self.simulator.reset()
+        self.driver = None
+        if options and "driver" in options:
+            (chance,) = self.np_random.spawn(1)
+            self.driver = Driver(self.simulator.agent, chance, **options)
         return np.asarray(observation, np.float32), {"cost": 0.0}
 
     def step(self, action: np.ndarray):
+        executed = {}
+        if self.driver is not None:
+            action = self.driver.act()
+            executed = {"executed_action": action}
         observation, reward, _, _, info = self.simulator.step(action)
         ended = info["arrive_dest"] or info["crash"] or info["out_of_road"]
         speed = 3.6 * info["velocity"]
@@ -87,8 +133,48 @@ class Drive(gymnasium.Env):
             float(reward),
             bool(ended),
             bool(info["max_step"]),
-            {"cost": float(cost)},
+            {"cost": float(cost), **executed},
         )
 
     def close(self) -> None:
         self.simulator.close()
+
+
+class Driver:
+    """The simulator's intelligent-driver model at the wheel of one car for one episode.
+
+    It keeps a gap to the car ahead, follows its lane, and overtakes. ``chance`` is the generator
+    of whatever is random in it.
+    """
+
+    def __init__(
+        self,
+        car: Any,
+        chance: np.random.Generator,
+        driver: Mapping[str, Any],
+        noise: float = 0.0,
+    ):
+        from metadrive.policy.idm_policy import IDMPolicy
+
+        check_driver(driver)
+        drawn = {
+            key: value if isinstance(value, bool) else chance.uniform(*np.broadcast_to(value, 2))
+            for key, value in {**DRIVER, **driver}.items()
+        }
+        self._chance, self._noise, self._wander = chance, noise, drawn["wander"]
+        self._drift = self._wander * chance.standard_normal()
+        self._model = IDMPolicy(car, int(chance.integers(2**32)))
+        self._model.NORMAL_SPEED = self._model.target_speed = drawn["target_speed"]
+        self._model.TIME_WANTED = drawn["time_gap"]
+        self._model.DISTANCE_WANTED = drawn["distance_gap"]
+        self._model.enable_lane_change = drawn["changes_lanes"]
+        self._model.disable_idm_deceleration = not drawn["heeds_traffic"]
+
+    def act(self) -> np.ndarray:
+        """Steering and throttle (2,)."""
+        steer, throttle, drift = self._chance.standard_normal(3)
+        fresh = math.sqrt(1 - PERSISTENCE**2) * self._wander
+        self._drift = PERSISTENCE * self._drift + fresh * drift
+        action = self._model.act() + self._noise * np.array([steer, throttle])
+        action[0] += self._drift
+        return np.clip(action, -LARGEST, LARGEST).astype(np.float32)

@@ -54,7 +54,7 @@ class ProcessVectorEnv(VectorEnv):
     def reset(
         self, *, seed: Seeds = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        messages = [("reset", one) for one in one_seed_each(seed, self.num_envs)]
+        messages = [("reset", one, options) for one in one_seed_each(seed, self.num_envs)]
         observations, *_, infos = self._gather(messages)
         return observations, infos
 

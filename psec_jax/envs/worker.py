@@ -50,18 +50,20 @@ class Parent:
 
 
 def serve(parent: Parent) -> None:
-    """Answers ("reset", seed) and ("step", action); after an episode's end a step resets."""
+    """Answers ("reset", seed, options) and ("step", action); after an episode's end a step
+    resets."""
     path, function, arguments = parent.receive()
     env = getattr(load(path), function)(*arguments)
     parent.send("done", (env.observation_space, env.action_space))
     over = False
     while True:
-        kind, value = parent.receive()
+        kind, *values = parent.receive()
         if kind == "reset" or over:
-            observation, info = env.reset(seed=value if kind == "reset" else None)
+            seed, options = values if kind == "reset" else (None, None)
+            observation, info = env.reset(seed=seed, options=options)
             answer = (observation, 0.0, False, False, info)
         else:
-            answer = env.step(value)
+            answer = env.step(*values)
         over = answer[2] or answer[3]
         parent.send("done", answer)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -10,6 +11,7 @@ from gymnasium.vector import VectorEnv
 @dataclass(frozen=True)
 class Step:
     """One step of n environments; each array has n rows. ``costs`` are 0 where there are none.
+    ``actions`` are those that were executed, also where a driver in the environment took over.
 
     Only rows where ``active`` holds belong to the episode that began with the reset: an
     environment whose episode has ended goes on, but is no longer active.
@@ -21,6 +23,7 @@ class Step:
     costs: np.ndarray
     terminations: np.ndarray
     truncations: np.ndarray
+    next_observations: np.ndarray
     active: np.ndarray
 
 
@@ -28,14 +31,15 @@ def rollout(
     envs: VectorEnv,
     act: Callable[[np.ndarray], np.ndarray],
     seeds: Sequence[int],
+    options: dict[str, Any] | None = None,
 ) -> Iterator[Step]:
     """One episode of each environment, all at once, until the last one ends.
 
     ``act`` maps observations (n, obs) to actions (n, act); ``seeds`` gives one seed for each of
-    the first environments, and those beyond are never active.
+    the first environments, and those beyond are never active. ``options`` go to the reset.
     """
     idle = envs.num_envs - len(seeds)
-    observations, _ = envs.reset(seed=[int(seed) for seed in seeds] + [0] * idle)
+    observations, _ = envs.reset(seed=[int(seed) for seed in seeds] + [0] * idle, options=options)
     active = np.arange(envs.num_envs) < len(seeds)
     while active.any():
         observations = np.array(observations)
@@ -43,15 +47,24 @@ def rollout(
         following, rewards, terminations, truncations, infos = envs.step(actions)
         yield Step(
             observations,
-            actions,
+            infos.get("executed_action", actions),
             np.array(rewards),
             _costs(infos, envs.num_envs),
             np.array(terminations),
             np.array(truncations),
+            _reached(following, infos),
             active,
         )
         active = active & ~(terminations | truncations)
         observations = following
+
+
+def _reached(following: np.ndarray, infos: dict) -> np.ndarray:
+    """What the step led to, also where the environment was reset within it."""
+    reached = np.array(following)
+    for index in np.flatnonzero(infos.get("_final_obs", ())):
+        reached[index] = infos["final_obs"][index]
+    return reached
 
 
 def _costs(infos: dict, num_envs: int) -> np.ndarray:

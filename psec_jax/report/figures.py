@@ -107,6 +107,25 @@ def lines(
     _finish(figure, axes, path, title)
 
 
+def distribution(
+    path: Path,
+    returns: Float[np.ndarray, "trajectory"],
+    costs: Float[np.ndarray, "trajectory"] | None = None,
+    title: str = "",
+) -> None:
+    """How a dataset's trajectories lie: a histogram of returns, or returns against costs."""
+    figure, axes = _blank(5.0)
+    if costs is None:
+        axes.hist(returns, bins=40, **_colour(0))
+        axes.set_ylabel("trajectories")
+    else:
+        axes.plot(returns, costs, "o", markersize=3, alpha=0.5, markeredgewidth=0, **_colour(0))
+        axes.set_ylabel("cost")
+    axes.set_xlabel("return")
+    axes.set_title(title)
+    figure.savefig(path, dpi=100)
+
+
 def weights_over_episode(
     path: Path,
     weights: Float[np.ndarray, "step skill"],

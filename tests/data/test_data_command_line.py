@@ -59,7 +59,7 @@ def test_list_names_every_dataset_and_says_where_it_is(home, make, capsys):
     row = rows["d4rl/walker2d-medium-v2"]
     assert str(path) in row and "returns 1.6 to 4592.3" in row and "mujoco/walker2d-v4" in row
     assert "to be fetched" in rows["dsrl/CarRun"]
-    assert "comes along" in rows["local/walker-run-expert"]
+    assert "made here" in rows["local/walker-run-expert"]
 
 
 @pytest.mark.parametrize("part", ["carrun", "walker2d-medium", "LOCAL/", "v2"])

@@ -7,13 +7,16 @@ import pytest
 
 from psec_jax import TransitionDataset, load_dataset, storage
 from psec_jax.data import demonstrations, registry
+from psec_jax.data.behaviour import BehaviourPolicy
 from psec_jax.data.download import DownloadFailed
 from psec_jax.data.hdf5 import write_hdf5
+from psec_jax.data.recipes import Part, Recipe
 from psec_jax.data.references import find_reference
-from psec_jax.data.registry import LOCAL, fetch, home, names
+from psec_jax.data.registry import fetch, home, local_datasets, names
 from psec_jax.errors import BrokenFile
 
 NAME = "local/walker-stand-expert"
+WALKERS = [f"local/walker-{task}-expert" for task in ("stand", "walk", "run")]
 
 
 @pytest.fixture
@@ -22,8 +25,9 @@ def rolled_out(monkeypatch, tmp_path):
     monkeypatch.setenv("PSEC_JAX_HOME", str(tmp_path))
     calls = []
 
-    def generate(policy, trajectories, seed):
-        calls.append((policy.environment, trajectories, seed))
+    def generate(recipe, seed):
+        trajectories = recipe.trajectories
+        calls.append((recipe.environment, trajectories, seed))
         generator = np.random.default_rng([seed, trajectories])
         n = 4 * trajectories
         return TransitionDataset(
@@ -48,18 +52,19 @@ def test_data_are_made_once_and_then_read(rolled_out, equal):
 
 
 def test_other_data_are_not_mistaken_for_those_in_the_cache(rolled_out):
-    asked = [(name, n, seed) for name in LOCAL for n in (1, 2) for seed in (0, 1)]
+    asked = [(name, n, seed) for name in WALKERS for n in (1, 2) for seed in (0, 1)]
     for name, n, seed in asked:
         assert len(load_dataset(name, n, seed).ends) == n
     assert len(rolled_out) == len(asked) == len(set(rolled_out))
     load_dataset(NAME)
-    assert rolled_out[-1] == ("dm_control/walker-stand-v0", LOCAL[NAME].trajectories, 0)
+    assert rolled_out[-1] == ("dm_control/walker-stand-v0", local_datasets()[NAME].trajectories, 0)
 
 
 def test_the_cache_lies_where_the_environment_says(rolled_out, tmp_path, monkeypatch):
     load_dataset(NAME, trajectories=1)
     (file,) = (tmp_path / "datasets").iterdir()
-    assert file.name == "walker-stand-expert-1-seed0.safetensors"
+    fingerprint = local_datasets()[NAME].of_size(1).fingerprint
+    assert file.name == f"walker-stand-expert-1-seed0-{fingerprint}.safetensors"
     monkeypatch.delenv("PSEC_JAX_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     assert home() == tmp_path / "user" / ".cache" / "psec_jax"
@@ -118,13 +123,27 @@ def test_data_that_could_not_be_made_leave_no_cache(rolled_out, tmp_path, monkey
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_what_a_user_collects_is_known_by_name(rolled_out, tmp_path):
+    weights = {"mean/kernel": np.zeros((24, 6), np.float32), "mean/bias": np.ones(6, np.float32)}
+    shelf = registry.shelf()
+    BehaviourPolicy(weights, "relu", "clip", {}).save(shelf, "mine")
+    recipe = Recipe("mine", "dm_control/walker-run-v0", (Part("mine", 3),), shelf, 1.0, 1.0)
+    recipe.save("my-data")
+    assert len(load_dataset("local/my-data").ends) == 3
+    assert rolled_out == [("dm_control/walker-run-v0", 3, 0)]
+    weights["mean/bias"][0] = 0.5
+    BehaviourPolicy(weights, "relu", "clip", {}).save(shelf, "mine")
+    load_dataset("local/my-data")
+    assert len(rolled_out) == 2, "data of a policy that is another by now"
+
+
 @pytest.mark.parametrize(
     ("name", "close"),
     [
         ("local/walker-stnad-expert", "local/walker-stand-expert"),
         ("walker-run", "local/walker-run-expert"),
-        ("zzz", "local/walker-walk-expert"),
-        ("local/", "local/walker-walk-expert"),
+        ("zzz", "local/"),
+        ("local/", "local/"),
         ("hopper-medum-v2", "d4rl/hopper-medium-v2"),
         ("OfflineCarRum-v0", "dsrl/CarRun"),
     ],
@@ -168,7 +187,7 @@ def remote(server, user, monkeypatch, tmp_path, make):
 
 
 def test_every_name_is_listed(rolled_out):
-    assert set(LOCAL) < set(names())
+    assert set(local_datasets()) < set(names())
     assert {"d4rl/walker2d-medium-v2", "dsrl/CarRun"} < set(names())
     assert len(set(names())) == len(names())
 

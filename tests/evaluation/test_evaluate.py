@@ -7,7 +7,8 @@ from flax import struct, traverse_util
 from gymnasium.vector import SyncVectorEnv
 
 from psec_jax import ComposedPolicy, GaussianBackbone, Policy, Statistics, envs, evaluate
-from psec_jax.data.demonstrations import BehaviourPolicy
+from psec_jax.data.behaviour import BehaviourPolicy
+from psec_jax.data.registry import local_datasets
 from psec_jax.evaluation import trace_weights
 from psec_jax.networks import ContextNetwork, GaussianActor
 
@@ -159,9 +160,10 @@ def test_weights_are_traced_along_one_episode(log, gaussian, make_bank):
 
 def test_a_known_actor_reaches_its_known_return():
     """Observations, their order and the scale of actions are those of its training."""
-    known = BehaviourPolicy.load("walker-stand")
+    known = local_datasets()["local/walker-stand-expert"]
+    weights = BehaviourPolicy.load(known.folder, "walker-stand").weights
     backbone = GaussianBackbone(6, GaussianActor(6))
-    params = traverse_util.unflatten_dict(known.weights, sep="/")
+    params = traverse_util.unflatten_dict(weights, sep="/")
     policy = Policy(params, Statistics.identity(24), None, backbone)
     result = evaluate(policy, known.environment, episodes=1, key=KEY)
     np.testing.assert_array_equal(result.lengths, [1000])

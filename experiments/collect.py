@@ -1,0 +1,247 @@
+"""Making datasets: behaviour policies are trained, exported, measured and rolled out.
+
+    python -m experiments.collect behaviour=halfcheetah shift.gravity=2
+
+A policy is what an online training on reward less a weight times cost has learnt after so many
+steps; a dataset is a mixture of policies. Both are put on a shelf, a folder from which
+``psec.load_dataset("local/<name>")`` makes the data on first use. The same command goes on where
+an earlier one was interrupted.
+"""
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig
+
+from experiments.compilation import keep_compiled_programs
+from experiments.config import ConfigError, parse
+from psec_jax.data.demonstrations import roll_out
+from psec_jax.data.recipes import Part, Recipe
+from psec_jax.data.registry import shelf
+from psec_jax.envs.ids import parse as parse_id
+from psec_jax.report import figures
+from psec_jax.storage import check_name
+
+
+@dataclass
+class TrainingPlan:
+    """How policies are trained; ``options`` and ``policy_options`` go to sbx-rl's algorithm."""
+
+    algorithm: str = MISSING
+    hidden: list[int] = MISSING
+    activation: str = MISSING
+    num_envs: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
+    policy_options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    # Environment steps between checkpoints.
+    every: int = MISSING
+
+
+@dataclass
+class PolicyPlan:
+    """What a training with this cost weight has learnt after so many environment steps, or a
+    driver of MetaDrive with these settings."""
+
+    steps: int = 0
+    cost_weight: float = 0.0
+    driver: dict[str, Any] | None = None
+
+
+@dataclass
+class PartPlan:
+    policy: str = MISSING
+    trajectories: int = MISSING
+    noise: float = 0.0
+
+
+@dataclass
+class DatasetPlan:
+    about: str = MISSING
+    parts: list[PartPlan] = MISSING
+
+
+@dataclass
+class Shift:
+    """Factors of a MuJoCo robot's dynamics."""
+
+    gravity: float = 1.0
+    friction: float = 1.0
+    thigh: float = 1.0
+
+    @property
+    def factors(self) -> list[str]:
+        """Those that change something, such as ``gravity=2``."""
+        return [f"{name}={value:g}" for name, value in vars(self).items() if value != 1]
+
+
+@dataclass
+class Collect:
+    name: str = MISSING
+    environment: str = MISSING
+    # Becomes part of every name.
+    shift: Shift = field(default_factory=Shift)
+    # Not needed where every policy is a driver.
+    training: TrainingPlan | None = None
+    policies: dict[str, PolicyPlan] = field(default_factory=dict)
+    datasets: dict[str, DatasetPlan] = field(default_factory=dict)
+    # Episodes by which a policy's return and cost are measured.
+    episodes: int = MISSING
+    # How much of all steps and trajectories is done.
+    share: float = MISSING
+    # The folder for policies and recipes; the user's own where null.
+    shelf: str | None = None
+
+
+def run(config: Collect, out: Path, command: str) -> None:
+    """Train, export and measure every policy, then describe and measure every dataset."""
+    folder = Path(config.shelf) if config.shelf else shelf()
+    out.mkdir(parents=True, exist_ok=True)
+    drivers = drivers_of(config)
+    for weight in dict.fromkeys(plan.cost_weight for plan in trained(config)):
+        learn(config, weight, out, folder, command)
+    for key, plan in config.datasets.items():
+        parts = tuple(
+            Part(
+                part.policy if part.policy in drivers else f"{full_name(config)}-{part.policy}",
+                part.trajectories,
+                part.noise,
+            )
+            for part in plan.parts
+        )
+        recipe = Recipe(
+            plan.about, full_id(config), parts, folder, command=command, drivers=drivers
+        )
+        data = roll_out(recipe, seed=0)
+        recipe = recipe.measured(data)
+        name = f"{full_name(config)}-{key}"
+        recipe.save(name)
+        costs = data.cost_returns if recipe.has_costs else None
+        figures.distribution(out / f"{name}.png", data.returns, costs, title=f"local/{name}")
+        print(f"local/{name}: {recipe.trajectories} trajectories, {recipe.measure}", flush=True)
+
+
+def learn(config: Collect, weight: float, out: Path, folder: Path, command: str) -> None:
+    """One training with this cost weight, and each policy that is wanted of it."""
+    from experiments import behaviour
+
+    environment, name = full_id(config), full_name(config)
+    wanted = {
+        key: plan.steps
+        for key, plan in config.policies.items()
+        if plan.driver is None and plan.cost_weight == weight
+    }
+    training = behaviour.Training(
+        **{**vars(config.training), "hidden": tuple(config.training.hidden)}, cost_weight=weight
+    )
+    checkpoints = out / f"training_cost_weight_{weight:g}"
+    for steps in sorted(set(wanted.values())):
+        behaviour.train(
+            environment,
+            training,
+            steps,
+            checkpoints,
+            lambda done: print(f"{name}, cost weight {weight:g}: {done:,} steps", flush=True),
+        )
+    for key, steps in wanted.items():
+        asset = f"{name}-{key}"
+        policy = behaviour.export(checkpoints, training, steps)
+        policy.save(folder, asset)
+        alone = Recipe(asset, environment, (Part(asset, config.episodes),), folder)
+        alone = alone.measured(roll_out(alone, seed=1))
+        facts = {
+            "environment": environment,
+            "algorithm": training.algorithm,
+            "environment_steps": steps,
+            "cost_weight": weight,
+            "return_mean": alone.return_mean,
+            "return_std": alone.return_std,
+            "cost_mean": alone.cost_mean,
+            "cost_std": alone.cost_std,
+            "rollouts": config.episodes,
+            "command": command,
+        }
+        dataclasses.replace(policy, facts=facts).save(folder, asset)
+        print(f"{asset}: {alone.measure}", flush=True)
+
+
+def trained(config: Collect) -> list[PolicyPlan]:
+    """The policies that are no drivers."""
+    return [plan for plan in config.policies.values() if plan.driver is None]
+
+
+def drivers_of(config: Collect) -> dict[str, dict[str, Any]]:
+    return {key: p.driver for key, p in config.policies.items() if p.driver is not None}
+
+
+def full_id(config: Collect) -> str:
+    return "?".join(filter(None, (config.environment, "&".join(config.shift.factors))))
+
+
+def full_name(config: Collect) -> str:
+    return "-".join((config.name, *(factor.replace("=", "") for factor in config.shift.factors)))
+
+
+def check(config: Collect) -> None:
+    """Refuse what the schema alone cannot: bad names and ids, and parts of unknown policies."""
+    parse_id(full_id(config))
+    for key in (*config.policies, *config.datasets):
+        check_name(f"{full_name(config)}-{key}", "policy or dataset")
+    if not config.policies:
+        raise ConfigError("policies needs at least one entry, such as policies.good.steps=400_000")
+    # A recipe refuses bad drivers.
+    Recipe("", full_id(config), (), Path(), drivers=drivers_of(config))
+    if trained(config):
+        if config.training is None:
+            raise ConfigError("policies without a driver need training; see conf/behaviour")
+        if config.training.every < 1 or min(plan.steps for plan in trained(config)) < 1:
+            raise ConfigError("training.every and the steps of each policy must be at least 1")
+        if config.training.algorithm not in ("ppo", "sac"):
+            raise ConfigError(
+                f"algorithm {config.training.algorithm!r} is unknown; use ppo or sac"
+            )
+    for key, plan in config.datasets.items():
+        if unknown := sorted({part.policy for part in plan.parts} - set(config.policies)):
+            raise ConfigError(
+                f"datasets.{key} mixes {unknown}, but policies has {list(config.policies)}"
+            )
+        if min((part.trajectories for part in plan.parts), default=0) < 1:
+            raise ConfigError(f"datasets.{key} needs parts of at least one trajectory each")
+
+
+def shorten(config: Collect) -> None:
+    """Do only ``config.share`` of all steps and trajectories."""
+    if not 0 < config.share <= 1:
+        raise ConfigError(f"share must be in (0, 1], not {config.share}")
+    for policy in trained(config):
+        policy.steps = max(1, round(config.share * policy.steps))
+    for dataset in config.datasets.values():
+        for part in dataset.parts:
+            part.trajectories = max(1, round(config.share * part.trajectories))
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="collect")
+def main(config: DictConfig) -> None:
+    try:
+        parsed = parse(config, Collect)
+        check(parsed)
+        shorten(parsed)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    keep_compiled_programs()
+    hydra_config = HydraConfig.get()
+    words = " ".join(["python -m experiments.collect", *hydra_config.overrides.task])
+    out = Path(hydra_config.runtime.output_dir) / full_name(parsed)
+    try:
+        run(parsed, out, words)
+    except ImportError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import psec_jax as psec
+from psec_jax.data.behaviour import BehaviourPolicy
+from psec_jax.data.registry import local_datasets, shelf
+
+pytest.importorskip("sbx", reason="training behaviour policies needs the extra 'collect'")
+
+ENVIRONMENTS = {
+    "mujoco": ["behaviour=halfcheetah", "shift.gravity=2"],
+    "bullet": ["behaviour=carrun"],
+    "dm_control": [
+        "behaviour=halfcheetah",
+        "name=pointmass",
+        "environment=dm_control/point_mass-easy-v0",
+    ],
+}
+
+
+def collect(out, *words):
+    command = [sys.executable, "-m", "experiments.collect", "effort=smoke", *words]
+    return [*command, f"hydra.run.dir={out}"]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("PSEC_JAX_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("simulator", ENVIRONMENTS)
+def test_a_dataset_is_trained_exported_rolled_out_and_known_by_name(simulator, home, tmp_path):
+    words = ENVIRONMENTS[simulator]
+    run = subprocess.run(collect(tmp_path / "out", *words), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = {name: recipe for name, recipe in local_datasets().items() if recipe.folder == shelf()}
+    assert found
+    (full,) = (path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    for name, recipe in found.items():
+        assert name.startswith(f"local/{full}-")
+        assert (
+            tmp_path / "out" / full / f"{name.removeprefix('local/')}.png"
+        ).stat().st_size > 1000
+        data = psec.load_dataset(name)
+        assert len(data.ends) == recipe.trajectories
+        # The measure was taken on the very data that seed 0 gives.
+        assert data.returns.mean() == pytest.approx(recipe.return_mean)
+        assert (data.costs is not None) == (simulator == "bullet")
+        assert recipe.command.startswith(f"python -m experiments.collect effort=smoke {words[0]}")
+        for part in recipe.parts:
+            facts = BehaviourPolicy.load(recipe.folder, part.policy).facts
+            assert facts["environment"] == recipe.environment
+            assert facts["rollouts"] == 1 and np.isfinite(facts["return_mean"])
+
+
+def test_an_exported_policy_acts_as_the_trained_one_did(home, tmp_path):
+    """Of each algorithm, with the statistics of its observations."""
+    from experiments import behaviour
+
+    for algorithm, activation in (("ppo", "tanh"), ("sac", "relu")):
+        options = {"n_steps": 64} if algorithm == "ppo" else {"learning_starts": 50}
+        training = behaviour.Training(
+            algorithm, (8, 8), activation, options=options, every=200, cost_weight=0.5
+        )
+        folder = tmp_path / algorithm
+        behaviour.train("bullet/ballrun", training, 200, folder)
+        behaviour.export(folder, training, 200).save(tmp_path, algorithm)
+        again = BehaviourPolicy.load(tmp_path, algorithm)
+        place = behaviour.checkpoint(folder, 200)
+        model = behaviour.ALGORITHMS[algorithm].load(place / "model.zip", device="cpu")
+        normaliser = behaviour.read_normaliser(place)
+        observations = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
+        expected, _ = model.predict(normaliser.normalize_obs(observations), deterministic=True)
+        np.testing.assert_allclose(again(observations), expected, atol=2e-4)
+        assert np.std(expected, axis=0).min() > 1e-3
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="MetaDrive has no release for this Python")
+def test_drivers_are_described_and_rolled_out_without_training(home, tmp_path):
+    words = [
+        "behaviour=metadrive",
+        "+policies.wild.driver.wander=0.5",
+        "datasets.mixed.parts=[{policy:wild,trajectories:400,noise:0.3}]",
+    ]
+    run = subprocess.run(collect(tmp_path / "out", *words), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    name = "local/metadrive-easymean-mixed"
+    recipe = local_datasets()[name]
+    assert recipe.folder == shelf() and recipe.trajectories == 2
+    assert recipe.drivers["wild"] == {"wander": 0.5}
+    assert {path.suffix for path in shelf().iterdir()} == {".json"}
+    data = psec.load_dataset(name)
+    assert data.returns.mean() == pytest.approx(recipe.return_mean)
+    assert data.cost_returns.mean() == pytest.approx(recipe.cost_mean)
+
+
+def test_acting_needs_neither_torch_nor_sbx(home, tmp_path):
+    code = (
+        "import sys; sys.modules.update(torch=None, sbx=None, stable_baselines3=None)\n"
+        "import psec_jax as psec\n"
+        "print(len(psec.load_dataset('local/walker-run-expert', trajectories=1)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip() == "1000", run.stderr
+
+
+def test_killed_while_training_it_goes_on_from_the_last_checkpoint(home, tmp_path):
+    out = tmp_path / "out"
+    words = ["behaviour=carrun", "share=0.2", "training.every=600", "datasets={}"]
+    folder = out / "carrun" / "training_cost_weight_0"
+    process = subprocess.Popen(collect(out, *words), start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(folder.glob("step_*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    before = {
+        place.name: (place / "model.zip").stat().st_mtime_ns for place in folder.glob("step_*")
+    }
+    assert before
+    goal = max(int(name.removeprefix("step_")) for name in before) + 600
+    again = [*words, f"policies={{reckless:{{steps:{goal}}}}}", "share=1"]
+    run = subprocess.run(collect(out, *again), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    trained = [line for line in run.stdout.splitlines() if line.endswith("steps")]
+    assert trained == [f"carrun, cost weight 0: {goal:,} steps"]
+    for name, written in before.items():
+        assert (folder / name / "model.zip").stat().st_mtime_ns == written
+    facts = json.loads((shelf() / "carrun-reckless.json").read_text())
+    assert facts["environment_steps"] == goal
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["share=0"], "share must be in"),
+        (["shift.gravty=2"], "gravty"),
+        (["shift.gravity=-2"], "'gravity=-2' .* is no positive"),
+        (["behaviour=carrun", "shift.thigh=2"], "only mujoco/ environments take them"),
+        (["environment=mujoco/halfchetah-v4"], "did you mean mujoco/halfcheetah-v4"),
+        (["datasets.medium.parts=[{policy:best,trajectories:2}]"], "datasets.medium mixes .*best"),
+        (["name=../x"], "name '../x-early' is not allowed"),
+        (["training.algorithm=dqn"], "algorithm 'dqn' is unknown.*ppo"),
+        (["policies.good.stepz=3"], "stepz"),
+        (["+policies.good.driver.target_speed=9"], "only metadrive/ environments have"),
+        (["behaviour=metadrive", "+policies.poor.driver.speed=9"], "no setting 'speed'"),
+        (["behaviour=metadrive", "+policies.new.steps=9"], "without a driver need training"),
+    ],
+)
+def test_what_cannot_be_collected_is_refused_in_one_line(home, tmp_path, words, message):
+    run = subprocess.run(collect(tmp_path / "out", *words), capture_output=True, text=True)
+    assert run.returncode != 0
+    (line,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    assert re.search(message, line)
+    assert not home.exists() or not list(home.rglob("*.safetensors"))
