@@ -235,10 +235,11 @@ def main(config: DictConfig) -> None:
         sys.exit(f"error: {error}")
     keep_compiled_programs()
     hydra_config = HydraConfig.get()
-    words = " ".join(["python -m experiments.collect", *hydra_config.overrides.task])
+    words = [word for word in hydra_config.overrides.task if not word.startswith("shelf=")]
+    command = " ".join(["python -m experiments.collect", *words])
     out = Path(hydra_config.runtime.output_dir) / full_name(parsed)
     try:
-        run(parsed, out, words)
+        run(parsed, out, command)
     except ImportError as error:
         sys.exit(f"error: {error}")
 

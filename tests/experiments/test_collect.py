@@ -115,7 +115,8 @@ def test_acting_needs_neither_torch_nor_sbx(home, tmp_path):
 
 def test_killed_while_training_it_goes_on_from_the_last_checkpoint(home, tmp_path):
     out = tmp_path / "out"
-    words = ["behaviour=carrun", "share=0.2", "training.every=600", "datasets={}"]
+    others = [f"~policies.{name}" for name in ("balanced", "careful", "poor")]
+    words = ["behaviour=carrun", "share=1", "training.every=600", "~datasets.mixed", *others]
     folder = out / "carrun" / "training_cost_weight_0"
     process = subprocess.Popen(collect(out, *words), start_new_session=True)
     try:
@@ -130,7 +131,7 @@ def test_killed_while_training_it_goes_on_from_the_last_checkpoint(home, tmp_pat
     }
     assert before
     goal = max(int(name.removeprefix("step_")) for name in before) + 600
-    again = [*words, f"policies={{reckless:{{steps:{goal}}}}}", "share=1"]
+    again = [*words, f"policies.reckless.steps={goal}"]
     run = subprocess.run(collect(out, *again), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     trained = [line for line in run.stdout.splitlines() if line.endswith("steps")]
@@ -145,14 +146,14 @@ def test_killed_while_training_it_goes_on_from_the_last_checkpoint(home, tmp_pat
     ("words", "message"),
     [
         (["share=0"], "share must be in"),
-        (["shift.gravty=2"], "gravty"),
+        (["+shift.gravty=2"], "gravty"),
         (["shift.gravity=-2"], "'gravity=-2' .* is no positive"),
         (["behaviour=carrun", "shift.thigh=2"], "only mujoco/ environments take them"),
         (["environment=mujoco/halfchetah-v4"], "did you mean mujoco/halfcheetah-v4"),
         (["datasets.medium.parts=[{policy:best,trajectories:2}]"], "datasets.medium mixes .*best"),
         (["name=../x"], "name '../x-early' is not allowed"),
         (["training.algorithm=dqn"], "algorithm 'dqn' is unknown.*ppo"),
-        (["policies.good.stepz=3"], "stepz"),
+        (["+policies.good.stepz=3"], "stepz"),
         (["+policies.good.driver.target_speed=9"], "only metadrive/ environments have"),
         (["behaviour=metadrive", "+policies.poor.driver.speed=9"], "no setting 'speed'"),
         (["behaviour=metadrive", "+policies.new.steps=9"], "without a driver need training"),
