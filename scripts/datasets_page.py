@@ -24,7 +24,7 @@ makes any number of trajectories; the same two give the same bytes. They stand i
 DSRL's data where those cannot be had, and are weaker: compare their returns with the tables of
 `python -m psec_jax.data list`.
 
-`scripts/reproduce/local_datasets.sh` trains and measures all policies but the walker's anew (hours
+`scripts/local_datasets.sh` trains and measures all policies but the walker's anew (hours
 on two cores), and `python scripts/datasets_page.py` writes this page. A new robot:
 `python -m experiments.collect name=mine environment=… behaviour=halfcheetah`, which needs the
 extra `collect` (`pip install -e '.[collect]'`, after a CPU build of torch where there is no GPU).

@@ -4,7 +4,7 @@
 # OUT=folder says where checkpoints and figures go (outputs/collect), SHELF=folder where policies
 # and recipes go (psec_jax/assets/behaviour). What is finished there is gone over quickly.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/.."
 . scripts/install.sh
 .venv/bin/python -c 'import sbx' 2>/dev/null ||
   fail "training behaviour policies needs: .venv/bin/pip install -c constraints.txt -e '.[collect]'"
