@@ -51,7 +51,7 @@ def entry(name: str, recipe: Recipe) -> str:
         if quantity in facts:
             numbers = " | ".join(f"{value:.1f}" for value in facts[quantity].values())
             lines.append(f"| {quantity} | {numbers} |")
-    lines += ["", "| policy | trajectories | noise | alone |", "| --- | --- | --- | --- |"]
+    lines += ["", "| policy | trajectories | noise | what it is |", "| --- | --- | --- | --- |"]
     for part in recipe.parts:
         own = alone(recipe, part.policy)
         lines.append(f"| {part.policy} | {part.trajectories} | {part.noise:g} | {own} |")
@@ -62,11 +62,14 @@ def entry(name: str, recipe: Recipe) -> str:
 
 
 def alone(recipe: Recipe, policy: str) -> str:
+    """A policy's own return and cost and how it was trained, or a driver's settings."""
+    if policy in recipe.drivers:
+        return ", ".join(f"{name} {value}" for name, value in recipe.drivers[policy].items())
     facts = BehaviourPolicy.load(recipe.folder, policy).facts
     words = f"return {facts['return_mean']:.1f} ± {facts['return_std']:.1f}"
     if facts.get("cost_mean") is not None:
         words += f", cost {facts['cost_mean']:.1f} ± {facts['cost_std']:.1f}"
-    return f"{words} ({facts['algorithm'].upper()}, {facts['environment_steps']:,} steps)"
+    return f"{facts['algorithm'].upper()}, {facts['environment_steps']:,} steps: {words}"
 
 
 def main() -> None:
