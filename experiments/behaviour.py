@@ -65,13 +65,15 @@ def train(
     folder: Path,
     report: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Train for ``steps`` environment steps, from the newest checkpoint in ``folder`` on.
+    """Train for ``steps`` environment steps, from the newest checkpoint in ``folder`` on that is
+    not beyond them.
 
     A checkpoint is a folder ``step_<n>`` that appears whole or not at all, one for the last step
-    among them; ``report(n)`` is told of each.
+    among them; ``report(n)`` is told of each. sbx-rl keeps them as pickles, so ``folder`` must be
+    one that this function wrote.
     """
-    done = max(checkpoints(folder), default=0)
-    if done >= steps:
+    done = max((step for step in checkpoints(folder) if step <= steps), default=0)
+    if done == steps:
         return
     simulators = envs.make(env_id, training.num_envs)
     singles = [PenalisedReward(env, training.cost_weight) for env in simulators.envs]
@@ -126,7 +128,8 @@ def checkpoints(folder: Path) -> list[int]:
 
 
 def export(folder: Path, training: Training, step: int) -> BehaviourPolicy:
-    """The actor in a checkpoint as a policy of ours, which acts as it did without exploring."""
+    """The actor in a checkpoint of ``train`` as a policy of ours, which acts as it did without
+    exploring."""
     place = checkpoint(folder, step)
     model = ALGORITHMS[training.algorithm].load(place / "model.zip", device="cpu")
     normaliser = read_normaliser(place)

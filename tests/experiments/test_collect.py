@@ -76,6 +76,9 @@ def test_an_exported_policy_acts_as_the_trained_one_did(home, tmp_path):
         behaviour.export(folder, training, 200).save(tmp_path, algorithm)
         again = BehaviourPolicy.load(tmp_path, algorithm)
         place = behaviour.checkpoint(folder, 200)
+        # Fewer steps than there are checkpoints of have a checkpoint of their own, too.
+        behaviour.train("bullet/ballrun", training, 100, folder)
+        assert behaviour.checkpoints(folder) == [100, 200]
         model = behaviour.ALGORITHMS[algorithm].load(place / "model.zip", device="cpu")
         normaliser = behaviour.read_normaliser(place)
         observations = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
