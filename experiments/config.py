@@ -5,13 +5,21 @@ against before anything is computed.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from psec_jax import Adapter, DiffusionBackbone, GaussianBackbone, Optimisation
+from psec_jax import (
+    Adapter,
+    AdvantageWeights,
+    DiffusionBackbone,
+    GaussianBackbone,
+    Optimisation,
+    Return,
+)
 from psec_jax.backbones import Backbone
 from psec_jax.networks import Denoiser, GaussianActor, activation
 
@@ -119,14 +127,45 @@ class Stage:
 @dataclass
 class Data:
     source_trajectories: int = MISSING
-    target_trajectories: int = MISSING
 
 
 @dataclass
 class EvaluationPlan:
     episodes: int = MISSING
-    # Updates between evaluations while a policy or skill is learnt; 0 evaluates at the end only.
-    curve_every: int = MISSING
+
+
+@dataclass
+class CriticsPlan:
+    """How critics are learnt, what they make of each sample, and how they choose actions."""
+
+    expectile: float = MISSING
+    discount: float = MISSING
+    temperature: float = MISSING
+    clip: float = MISSING
+    learning_rate: float = MISSING
+    target_rate: float = MISSING
+    # Samples of which the best by Q is acted; 1 acts without critics.
+    candidates: int = MISSING
+
+    def check(self) -> None:
+        """Refuse what no critic can be learnt with."""
+        self.weigh()
+        self.options()
+        Return(self.discount)
+        if not 0 < self.expectile < 1:
+            raise ValueError(f"critics.expectile must be in (0, 1), not {self.expectile!r}")
+        if self.candidates < 1:
+            raise ValueError(f"critics.candidates must be at least 1, not {self.candidates!r}")
+
+    def weigh(self) -> AdvantageWeights:
+        return AdvantageWeights("return", self.temperature, self.clip)
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of a verb that learns critics."""
+        optimisation = Optimisation(
+            learning_rate=self.learning_rate, weight_decay=0.0, ema_rate=self.target_rate
+        )
+        return {"critic_optimisation": optimisation, "expectile": self.expectile}
 
 
 @dataclass
@@ -166,8 +205,9 @@ class Chain:
 
 
 @dataclass
-class Continual:
-    chain: Chain = field(default_factory=Chain)
+class Setting:
+    """What every setting's configuration says."""
+
     backbone: Any = MISSING
     denoiser: DenoiserSize = field(default_factory=DenoiserSize)
     adapter: AdapterPlan = field(default_factory=AdapterPlan)
@@ -179,10 +219,73 @@ class Continual:
     context: Stage = field(default_factory=Stage)
     evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
     logger: Logger = field(default_factory=Logger)
-    base: str | None = None
     methods: list[str] = MISSING
     seeds: list[int] = MISSING
     progress: bool = MISSING
+
+    def check(self, known: Iterable[str]) -> None:
+        """Refuse unknown methods, seeds that stand twice, and nothing to do."""
+        if unknown := sorted(set(self.methods) - set(known)):
+            raise ConfigError(f"methods {unknown} are unknown; expected some of {list(known)}")
+        if not self.methods or not self.seeds:
+            raise ConfigError("methods and seeds each need at least one entry")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seeds {self.seeds} name a seed twice")
+        if self.evaluation.episodes < 1:
+            raise ConfigError(
+                f"evaluation.episodes must be at least 1: {self.evaluation.episodes}"
+            )
+
+
+@dataclass
+class ContinualData(Data):
+    target_trajectories: int = MISSING
+
+
+@dataclass
+class ContinualEvaluation(EvaluationPlan):
+    curve_every: int = MISSING
+
+
+@dataclass
+class Continual(Setting):
+    chain: Chain = field(default_factory=Chain)
+    data: ContinualData = field(default_factory=ContinualData)
+    evaluation: ContinualEvaluation = field(default_factory=ContinualEvaluation)
+    base: str | None = None
+
+
+@dataclass
+class Robot:
+    """A robot's own environment, and data of the same robot with shifted dynamics."""
+
+    name: str = MISSING
+    environment: str = MISSING
+    # D4RL's dataset by whose reference returns scores are normalised.
+    reference: str = MISSING
+    target: str = MISSING
+    shifts: dict[str, Task] = field(default_factory=dict)
+
+
+@dataclass
+class Target:
+    dataset: str = MISSING
+    # How many trajectories of a dataset that is made here, before the fraction is taken.
+    trajectories: int | None = None
+    fraction: float = MISSING
+
+
+@dataclass
+class DynamicsShift(Setting):
+    robot: Robot = field(default_factory=Robot)
+    # Shifts that sources have, such as gravity or gravity+friction: π₀ comes from the first.
+    shift: str = MISSING
+    target: Target = field(default_factory=Target)
+    critics: CriticsPlan = field(default_factory=CriticsPlan)
+
+    @property
+    def shifts(self) -> list[str]:
+        return self.shift.split("+")
 
 
 def parse(config: DictConfig, schema: type) -> Any:
@@ -214,7 +317,9 @@ def _build_all(config: Any) -> None:
             for kind in ("low_rank", "full"):
                 config.adapter.build(kind)
         for entry in dataclasses.fields(config):
-            if isinstance(stage := getattr(config, entry.name), Stage):
+            if isinstance(stage := getattr(config, entry.name), CriticsPlan):
+                stage.check()
+            elif isinstance(stage, Stage):
                 stage.options()
                 if stage.batch_size < 1:
                     raise ValueError(f"{entry.name}.batch_size must be at least 1")

@@ -228,12 +228,9 @@ def slug(column: str) -> str:
 def check(config: Continual) -> None:
     """Refuse what the schema alone cannot: unknown methods, tasks, and impossible pairs."""
     chain = config.chain
-    if unknown := sorted(set(config.methods) - set(METHODS)):
-        raise ConfigError(f"methods {unknown} are unknown; expected some of {list(METHODS)}")
-    if not config.methods or not config.seeds or not chain.columns:
-        raise ConfigError("methods, seeds and chain.columns each need at least one entry")
-    if len(set(config.seeds)) < len(config.seeds):
-        raise ConfigError(f"seeds {config.seeds} name a seed twice")
+    config.check(METHODS)
+    if not chain.columns:
+        raise ConfigError("chain.columns needs at least one entry")
     named = {chain.source} | {t for c in chain.columns for t in (c.target, *c.skills)}
     if unknown := sorted(named - set(chain.tasks)):
         raise ConfigError(f"tasks {unknown} are not in chain.tasks, which has {list(chain.tasks)}")
@@ -243,8 +240,6 @@ def check(config: Continual) -> None:
             "nsec mixes noise predictions, which only backbone=diffusion makes; leave nsec out "
             "of methods"
         )
-    if config.evaluation.episodes < 1:
-        raise ConfigError(f"evaluation.episodes must be at least 1: {config.evaluation.episodes}")
 
 
 def _demonstrations(chain: Chain, task: str, trajectories: int) -> psec.TransitionDataset:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config import Logger
+from experiments.config import ConfigError, Logger
 from psec_jax import Evaluation, TransitionDataset
 from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures, results
@@ -21,6 +21,7 @@ class Recorder:
     def __init__(self, out: Path, wandb: Wandb | None = None):
         self.out = out
         self._wandb = wandb
+        results.mend(self._results)
         self._local = JsonLines(out / "metrics.jsonl")
         self.writer: Writer = self._local if wandb is None else Writers((self._local, wandb))
 
@@ -67,6 +68,12 @@ class Recorder:
         )
         results.append(self._results, row)
 
+    def has(self, method: str, task: str, seed: int, metric: str) -> bool:
+        """Whether this was measured before, so that a run started again goes on after it."""
+        wanted = (method, task, seed, metric)
+        rows = results.read([self._results]) if self._results.exists() else []
+        return any((row.method, row.task, row.seed, row.metric) == wanted for row in rows)
+
     def summaries(self, metric: str) -> dict[tuple[str, str], Summary]:
         return results.summaries(results.read([self._results]), metric)
 
@@ -103,11 +110,43 @@ class Recorder:
 
 @contextmanager
 def start_recording(out: Path, config: Mapping[str, Any], logger: Logger) -> Iterator[Recorder]:
-    """A recorder for ``out``, with the resolved configuration written there first."""
+    """A recorder for ``out``, with the resolved configuration written there first.
+
+    Raises ``ConfigError`` if ``out`` holds a run of another configuration, with what differs.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    _refuse_another(out, config)
     (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     run = nullcontext()
     if logger.kind == "wandb":
         run = Wandb(out, config, logger.mode, logger.project, logger.group)
     with run as wandb, closing(Recorder(out, wandb)) as recorder:
         yield recorder
+
+
+# What may change between the runs that share a folder.
+_PASSING = ("progress", "logger")
+
+
+def _refuse_another(out: Path, config: Mapping[str, Any]) -> None:
+    path = out / "config.json"
+    if not path.exists():
+        return
+    there, here = (_flat(c) for c in (json.loads(path.read_text()), config))
+    names = [name for name in (*there, *here) if name.split(".")[0] not in _PASSING]
+    if different := [n for n in dict.fromkeys(names) if there.get(n) != here.get(n)]:
+        lines = [f"  {name}: {there.get(name)} there, {here.get(name)} now" for name in different]
+        raise ConfigError(
+            f"{out} holds a run of another configuration; choose another folder "
+            "(hydra.run.dir=…) or the same words as then:\n" + "\n".join(lines)
+        )
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(config, Mapping):
+        return {prefix: config}
+    return {
+        name: value
+        for key, inner in config.items()
+        for name, value in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+    }

@@ -4,22 +4,25 @@ from psec_jax.backbones import DiffusionBackbone, GaussianBackbone
 from psec_jax.composition import ComposedPolicy
 from psec_jax.data import TransitionDataset, concatenate, load_dataset
 from psec_jax.evaluation import Evaluation, evaluate
-from psec_jax.learners import Optimisation
+from psec_jax.learners import AdvantageWeights, Critics, Optimisation, Return
 from psec_jax.policies import BestOf, Policy, Statistics, fingerprint
 from psec_jax.skills import Adapter, Bank, Skill
 from psec_jax.skills.library import SkillLibrary
-from psec_jax.verbs import compose, compose_policies, learn_skill, pretrain
+from psec_jax.verbs import compose, compose_policies, improve, learn_skill, learn_skills, pretrain
 
 __all__ = [
     "Adapter",
+    "AdvantageWeights",
     "Bank",
     "BestOf",
     "ComposedPolicy",
+    "Critics",
     "DiffusionBackbone",
     "Evaluation",
     "GaussianBackbone",
     "Optimisation",
     "Policy",
+    "Return",
     "Skill",
     "SkillLibrary",
     "Statistics",
@@ -29,7 +32,9 @@ __all__ = [
     "concatenate",
     "evaluate",
     "fingerprint",
+    "improve",
     "learn_skill",
+    "learn_skills",
     "load_dataset",
     "pretrain",
 ]

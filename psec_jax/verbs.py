@@ -14,7 +14,21 @@ from flax import linen as nn
 from psec_jax.backbones import Backbone, DiffusionBackbone
 from psec_jax.composition import ComposedPolicy
 from psec_jax.data.dataset import TransitionDataset
-from psec_jax.learners import ContextLearner, Optimisation, PolicyLearner, SkillLearner
+from psec_jax.learners import (
+    AdvantageWeights,
+    ContextLearner,
+    CriticLearner,
+    Critics,
+    Frozen,
+    GuidedLearner,
+    Optimisation,
+    PolicyLearner,
+    Return,
+    SkillLearner,
+    Weighted,
+)
+from psec_jax.learners.guided import Weigh
+from psec_jax.learners.objectives import Objective
 from psec_jax.networks import ConstantWeights, ContextNetwork
 from psec_jax.policies import Policy, Statistics
 from psec_jax.skills.bank import Adapter, Skill
@@ -70,6 +84,72 @@ def learn_skill(
     return learner.result(state, steps=steps, batch_size=batch_size)
 
 
+def learn_skills(
+    base: Policy,
+    data: TransitionDataset,
+    *,
+    steps: int,
+    key: jax.Array,
+    skills: Mapping[str, Weigh | None] | None = None,
+    objectives: Mapping[str, Objective] | None = None,
+    adapter: Adapter | None = None,
+    optimisation: Optimisation | None = None,
+    critic_optimisation: Optimisation | None = None,
+    expectile: float = 0.7,
+    batch_size: int = 256,
+    **fit_options: Any,
+) -> tuple[dict[str, Skill], dict[str, Critics]]:
+    """Offline RL: skills on the frozen ``base``, side by side with the critics that weigh them.
+
+    ``skills`` names each skill and says how its samples are weighed, by default one called
+    ``skill`` by its advantage; ``objectives`` names each critic's, by default ``return``.
+    Returns both, by name.
+    """
+    _check_sizes(base, data)
+    skills = {"skill": AdvantageWeights()} if skills is None else skills
+    adapter = Adapter() if adapter is None else adapter
+    learner = GuidedLearner(
+        _critics(base.statistics, data, objectives, steps, critic_optimisation, expectile),
+        {
+            name: Weighted(SkillLearner(base, adapter, _for(steps, optimisation)), weigh)
+            for name, weigh in skills.items()
+        },
+    )
+    learnt, critics = learner.result(_fit(learner, data, steps, batch_size, key, fit_options))
+    for name, skill in learnt.items():
+        facts = {"steps": steps, "batch_size": batch_size, "weights": str(skills[name])}
+        learnt[name] = dataclasses.replace(skill, provenance={**skill.provenance, **facts})
+    return learnt, critics
+
+
+def improve(
+    policy: Policy,
+    data: TransitionDataset,
+    *,
+    steps: int,
+    key: jax.Array,
+    weigh: Weigh | None = None,
+    objectives: Mapping[str, Objective] | None = None,
+    optimisation: Optimisation | None = None,
+    critic_optimisation: Optimisation | None = None,
+    expectile: float = 0.7,
+    batch_size: int = 256,
+    **fit_options: Any,
+) -> tuple[Policy, dict[str, Critics]]:
+    """Offline RL on all parameters of ``policy``: fine-tuning, or for a fresh one from scratch.
+
+    As ``learn_skills``, without skills: IQL's policy extraction, by the backbone's own loss.
+    """
+    _check_sizes(policy, data)
+    weigh = AdvantageWeights() if weigh is None else weigh
+    learner = GuidedLearner(
+        _critics(policy.statistics, data, objectives, steps, critic_optimisation, expectile),
+        {"policy": Weighted(PolicyLearner(policy, _for(steps, optimisation)), weigh)},
+    )
+    learnt, critics = learner.result(_fit(learner, data, steps, batch_size, key, fit_options))
+    return learnt["policy"], critics
+
+
 def compose(
     library: SkillLibrary,
     data: TransitionDataset,
@@ -80,6 +160,8 @@ def compose(
     level: str = "parameter",
     context: bool = True,
     hidden: tuple[int, ...] = (256, 256),
+    critics: Mapping[str, Critics] | None = None,
+    weigh: Weigh | None = None,
     optimisation: Optimisation | None = None,
     batch_size: int = 256,
     **fit_options: Any,
@@ -87,13 +169,15 @@ def compose(
     """Learn how to mix ``skills`` (all of the library's where None) on ``data``.
 
     With ``context`` the weights follow from the state through a network with these ``hidden``
-    layers; without, constant weights are tuned.
+    layers; without, constant weights are tuned. ``weigh`` weighs the samples by ``critics`` that
+    were learnt before.
     """
     init_key, fit_key = jax.random.split(key)
     policy = library.base.with_bank(library.bank(skills))
     network = _context(policy.bank.size, context, hidden)
     composed = ComposedPolicy.create(policy, network, level, init_key)
-    return _learn_weights(composed, data, steps, fit_key, optimisation, batch_size, fit_options)
+    learner = ContextLearner(composed, _for(steps, optimisation))
+    return _learn_weights(learner, data, steps, batch_size, fit_key, critics, weigh, fit_options)
 
 
 def compose_policies(
@@ -106,6 +190,8 @@ def compose_policies(
     key: jax.Array,
     context: bool = True,
     hidden: tuple[int, ...] = (256, 256),
+    critics: Mapping[str, Critics] | None = None,
+    weigh: Weigh | None = None,
     optimisation: Optimisation | None = None,
     batch_size: int = 256,
     **fit_options: Any,
@@ -116,17 +202,36 @@ def compose_policies(
     composed = ComposedPolicy.of_policies(
         base, tuple(policies.values()), network, level, init_key, names=tuple(policies)
     )
-    return _learn_weights(composed, data, steps, fit_key, optimisation, batch_size, fit_options)
+    learner = ContextLearner(composed, _for(steps, optimisation))
+    return _learn_weights(learner, data, steps, batch_size, fit_key, critics, weigh, fit_options)
 
 
 def _context(size: int, context: bool, hidden: tuple[int, ...]) -> nn.Module:
     return ContextNetwork(size, hidden) if context else ConstantWeights(size)
 
 
-def _learn_weights(composed, data, steps, key, optimisation, batch_size, options):
-    _check_sizes(composed, data)
-    learner = ContextLearner(composed, _for(steps, optimisation))
-    return learner.result(_fit(learner, data, steps, batch_size, key, options))
+def _learn_weights(learner, data, steps, batch_size, key, critics, weigh, options):
+    _check_sizes(learner.composed, data)
+    if weigh is None:
+        return learner.result(_fit(learner, data, steps, batch_size, key, options))
+    if not critics:
+        raise ValueError("weigh needs critics; learn them with learn_skills or improve")
+    guided = GuidedLearner(
+        {name: Frozen(critic) for name, critic in critics.items()},
+        {"context": Weighted(learner, weigh)},
+    )
+    learnt, _ = guided.result(_fit(guided, data, steps, batch_size, key, options))
+    return learnt["context"]
+
+
+def _critics(statistics, data, objectives, steps, optimisation, expectile):
+    objectives = {"return": Return.scaled_to(data)} if objectives is None else objectives
+    if optimisation is None:
+        optimisation = Optimisation(weight_decay=0.0, ema_rate=0.005)
+    return {
+        name: CriticLearner(statistics, objective, _for(steps, optimisation), expectile)
+        for name, objective in objectives.items()
+    }
 
 
 def _for(steps: int, optimisation: Optimisation | None) -> Optimisation:

@@ -188,7 +188,7 @@ class TransitionDataset:
         found = {name: getattr(self, name) for name in _DIMENSIONS}
         return {name: values for name, values in found.items() if values is not None}
 
-    def device(self, names: Sequence[str] = ("observations", "actions")) -> dict[str, jax.Array]:
+    def device(self, names: Sequence[str]) -> dict[str, jax.Array]:
         """The named arrays on the default device."""
         arrays = self.arrays()
         if missing := [name for name in names if name not in arrays]:

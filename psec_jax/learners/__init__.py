@@ -1,8 +1,26 @@
 """Learners: pure functions from data to parameters, one optimisation step at a time."""
 
 from psec_jax.learners.context import ContextLearner
+from psec_jax.learners.critics import CriticLearner, Critics
+from psec_jax.learners.guided import AdvantageWeights, Frozen, GuidedLearner, Weighted
+from psec_jax.learners.objectives import DiscountedCost, Feasibility, Return
 from psec_jax.learners.optimisation import Optimisation, TrainState
 from psec_jax.learners.policy import PolicyLearner
 from psec_jax.learners.skill import SkillLearner
 
-__all__ = ["ContextLearner", "Optimisation", "PolicyLearner", "SkillLearner", "TrainState"]
+__all__ = [
+    "AdvantageWeights",
+    "ContextLearner",
+    "CriticLearner",
+    "Critics",
+    "DiscountedCost",
+    "Feasibility",
+    "Frozen",
+    "GuidedLearner",
+    "Optimisation",
+    "PolicyLearner",
+    "Return",
+    "SkillLearner",
+    "TrainState",
+    "Weighted",
+]

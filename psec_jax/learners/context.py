@@ -1,12 +1,11 @@
 """Learning how to mix: the context network over a frozen policy and frozen skills."""
 
 import jax
-import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
 from psec_jax.composition import ComposedPolicy
-from psec_jax.learners.optimisation import Optimisation, TrainState, descend
+from psec_jax.learners.optimisation import Optimisation, TrainState, descend, mean_loss
 
 
 @struct.dataclass
@@ -20,6 +19,7 @@ class ContextLearner:
     optimisation: Optimisation = struct.field(pytree_node=False)
 
     name = "context"
+    columns = ("observations", "actions")
 
     def init(self, key: jax.Array, example: dict[str, Array]) -> TrainState:
         """Starts from the composed policy's own context parameters."""
@@ -30,7 +30,7 @@ class ContextLearner:
         self, state: TrainState, batch: dict[str, Array], key: jax.Array
     ) -> tuple[TrainState, dict[str, Array]]:
         def loss(params):
-            return jnp.mean(self.composed.with_context(params).loss(batch, key))
+            return mean_loss(self.composed.with_context(params).loss(batch, key), batch)
 
         return descend(loss, state, self.optimisation)
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
+from jaxtyping import Array, Float
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class TrainState:
     @classmethod
     def start(cls, params: Any, optimisation: Optimisation) -> "TrainState":
         return cls(params, params, optimisation.transformation().init(params))
+
+
+def mean_loss(losses: Float[Array, "batch"], batch: dict[str, Array]) -> Float[Array, ""]:
+    """The mean over the batch, each sample multiplied by the batch's ``weights`` if it has any."""
+    return jnp.mean(losses * batch["weights"] if "weights" in batch else losses)
 
 
 def descend(

@@ -3,11 +3,10 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
-from psec_jax.learners.optimisation import Optimisation, TrainState, descend
+from psec_jax.learners.optimisation import Optimisation, TrainState, descend, mean_loss
 from psec_jax.policies import Policy
 
 
@@ -19,6 +18,7 @@ class PolicyLearner:
     optimisation: Optimisation = struct.field(pytree_node=False)
 
     name = "policy"
+    columns = ("observations", "actions")
 
     def init(self, key: jax.Array, example: dict[str, Array]) -> TrainState:
         """Starts from the policy's own parameters."""
@@ -32,7 +32,7 @@ class PolicyLearner:
 
         def loss(params):
             policy = dataclasses.replace(self.policy, params=params)
-            return jnp.mean(policy.loss(batch, loss_key, dropout=dropout_key))
+            return mean_loss(policy.loss(batch, loss_key, dropout=dropout_key), batch)
 
         return descend(loss, state, self.optimisation)
 

@@ -4,11 +4,10 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
-from psec_jax.learners.optimisation import Optimisation, TrainState, descend
+from psec_jax.learners.optimisation import Optimisation, TrainState, descend, mean_loss
 from psec_jax.policies import Policy, fingerprint
 from psec_jax.skills.bank import Adapter, Bank, Skill
 
@@ -22,6 +21,7 @@ class SkillLearner:
     optimisation: Optimisation = struct.field(pytree_node=False)
 
     name = "skill"
+    columns = ("observations", "actions")
 
     def init(self, key: jax.Array, example: dict[str, Array]) -> TrainState:
         """Starts from deltas that add exactly zero, so the fresh skill is π₀."""
@@ -37,7 +37,7 @@ class SkillLearner:
         def loss(deltas):
             skill = Skill(deltas, self.adapter, base="")
             policy = dataclasses.replace(self.policy, bank=Bank.of({"skill": skill}))
-            return jnp.mean(policy.loss(batch, loss_key, dropout=dropout_key))
+            return mean_loss(policy.loss(batch, loss_key, dropout=dropout_key), batch)
 
         return descend(loss, state, self.optimisation)
 

@@ -3,12 +3,14 @@
 from psec_jax.networks.activations import ACTIVATIONS, activation
 from psec_jax.networks.actor import GaussianActor
 from psec_jax.networks.context import ConstantWeights, ContextNetwork
+from psec_jax.networks.critic import Critic
 from psec_jax.networks.denoiser import Denoiser
 
 __all__ = [
     "ACTIVATIONS",
     "ConstantWeights",
     "ContextNetwork",
+    "Critic",
     "Denoiser",
     "GaussianActor",
     "activation",

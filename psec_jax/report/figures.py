@@ -29,6 +29,7 @@ def bars(
     published: Mapping[str, Mapping[str, float]] | None = None,
     references: Mapping[str, float] | None = None,
     title: str = "",
+    ylabel: str = "return",
 ) -> None:
     """Grouped bars of mean return with 95 % intervals.
 
@@ -70,7 +71,7 @@ def bars(
             drawn = True
     axes.set_xticks(range(len(columns)), columns)
     axes.set_xlim(-0.5, max(len(columns), 1) - 0.5)
-    axes.set_ylabel("return")
+    axes.set_ylabel(ylabel)
     _finish(figure, axes, path, title)
 
 
@@ -81,6 +82,7 @@ def lines(
     published: Mapping[str, Mapping[float, float]] | None = None,
     logarithmic: bool = False,
     title: str = "",
+    ylabel: str = "return",
 ) -> None:
     """Mean return with a 95 % band against any quantity; ``published`` curves are dotted."""
     figure, axes = _blank(6.0)
@@ -103,7 +105,7 @@ def lines(
         ticks = sorted({x for curve in curves.values() for x in curve})
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.set_xlabel(xlabel)
-    axes.set_ylabel("return")
+    axes.set_ylabel(ylabel)
     _finish(figure, axes, path, title)
 
 

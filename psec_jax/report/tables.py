@@ -21,8 +21,10 @@ def returns_table(
     summaries: Mapping[tuple[str, str], Summary],
     rows: Sequence[tuple[str, str]],
     columns: Sequence[str],
+    digits: int = 0,
 ) -> str:
-    """Mean return and its 95 % interval; the best mean of each column is bold."""
+    """Mean return (or score) and its 95 % interval, to so many ``digits`` after the point; the
+    best mean of each column is bold."""
     best = {
         column: max(
             (summaries[key, column].mean for key, _ in rows if (key, column) in summaries),
@@ -35,9 +37,9 @@ def returns_table(
         summary = summaries.get((method, column))
         if summary is None:
             return "–"
-        mean = f"{summary.mean:.0f}"
+        mean, low, high = (f"{x:.{digits}f}" for x in (summary.mean, summary.low, summary.high))
         mean = f"**{mean}**" if summary.mean == best[column] else mean
-        return f"{mean} [{summary.low:.0f}, {summary.high:.0f}]"
+        return f"{mean} [{low}, {high}]"
 
     return markdown(rows, columns, cell)
 

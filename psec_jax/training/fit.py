@@ -17,6 +17,8 @@ class Learner(Protocol):
     """What ``fit`` trains: a pytree of frozen things and hyperparameters, with pure functions."""
 
     name: str
+    # What a batch holds: names of the data's arrays.
+    columns: tuple[str, ...]
 
     def init(self, key: jax.Array, example: dict[str, jax.Array]) -> Any: ...
 
@@ -53,7 +55,7 @@ def fit(
             raise ValueError(f"{name} must be at least 1, not {value!r}")
     label = label or learner.name
     init_key, update_key = jax.random.split(key)
-    arrays = data.device()
+    arrays = data.device(learner.columns)
     if state is None:
         state = learner.init(init_key, jax.tree.map(lambda a: a[:1], arrays))
     # Chunks donate the state, so it must not share memory with the learner's frozen parts.

@@ -23,6 +23,7 @@ class Recorder:
     breaks_at: int = struct.field(pytree_node=False, default=0)
 
     name = "recorder"
+    columns = ("observations", "actions")
 
     def init(self, key, example):
         return {
@@ -173,6 +174,7 @@ def test_the_metric_that_broke_first_is_named_the_loss_before_others(dataset, br
     @struct.dataclass
     class Breaks:
         name = "breaks"
+        columns = ("observations",)
 
         def init(self, key, example):
             return jnp.array(0)

@@ -1,0 +1,333 @@
+"""Dynamics shift: a policy of a robot with other dynamics, reused where target data are few
+(paper, section 5.3).
+
+    python -m experiments.dynamics_shift robot=walker2d shift=gravity target.fraction=0.05
+
+π₀ is cloned from plenty of data of the shifted robot; a LoRA skill is learnt by offline RL on a
+little data of the robot as it is, and a context network mixes both. Where there are several
+sources, π₀ comes from the first, and each other brings a skill of its own to the mixture.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import jax
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+import psec_jax as psec
+from experiments.compilation import keep_compiled_programs
+from experiments.config import ConfigError, DynamicsShift, parse
+from experiments.recording import Recorder, start_recording
+from experiments.simulators import Simulators
+from psec_jax.evaluation import scores
+from psec_jax.report import figures, published
+from psec_jax.report.tables import published_table, returns_table
+from psec_jax.training.seeds import named_key
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One seed of one configuration: its data, and what several methods build on, made once."""
+
+    config: DynamicsShift
+    seed: int
+    out: Path
+    recorder: Recorder
+
+    @functools.cached_property
+    def target(self) -> psec.TransitionDataset:
+        """The little data of the robot as it is."""
+        return target_data(self.config, self.seed)
+
+    @functools.cached_property
+    def sources(self) -> dict[str, psec.TransitionDataset]:
+        """Plenty of data of the robot with each shift."""
+        return {
+            shift: _source(self.config, shift, self.config.data.source_trajectories)
+            for shift in self.config.shifts
+        }
+
+    @functools.cached_property
+    def library(self) -> psec.SkillLibrary:
+        """Around π₀, by behaviour cloning on the first source."""
+        path = self.out / "library"
+        if path.exists():
+            return psec.SkillLibrary.open(path)
+        source = next(iter(self.sources.values()))
+        backbone = self.config.backbone.build(source.action_size)
+        options = {**self.config.pretrain.options(), **self.fitting("pretrain")}
+        return psec.SkillLibrary.create(path, psec.pretrain(source, backbone=backbone, **options))
+
+    @functools.cached_property
+    def critics(self) -> Mapping[str, psec.Critics]:
+        """Those of the target's skill, which is put into the library beside those of further
+        sources."""
+        base, adapter = self.library.base, self.config.adapter.build("low_rank")
+        options = {"adapter": adapter, **self.config.skill.options()}
+        for shift, data in list(self.sources.items())[1:]:
+            if shift not in self.library.names():
+                learnt = psec.learn_skill(base, data, **options, **self.fitting(f"skill {shift}"))
+                self._add(shift, learnt, self.config.robot.shifts[shift].dataset)
+        skills, critics = psec.learn_skills(
+            base,
+            self.target,
+            skills={"target": self.config.critics.weigh()},
+            **options,
+            **self.criticising(self.target),
+            **self.fitting("skill target"),
+        )
+        if "target" not in self.library.names():
+            self._add("target", skills["target"], self.config.target.dataset)
+        return critics
+
+    def _add(self, name: str, learnt: psec.Skill, dataset: str) -> None:
+        self.library.add(name, learnt, dataset=dataset, seed=self.seed)
+
+    def fitting(self, label: str) -> dict[str, Any]:
+        """What every call of a verb takes here."""
+        return {
+            "key": self.key(label),
+            "label": f"{label} (seed {self.seed})",
+            "writer": self.recorder.writer,
+            "progress": self.config.progress,
+        }
+
+    def criticising(self, data: psec.TransitionDataset) -> dict[str, Any]:
+        """What every verb takes that learns critics."""
+        objective = psec.Return.scaled_to(data, discount=self.config.critics.discount)
+        return {"objectives": {"return": objective}, **self.config.critics.options()}
+
+    def key(self, name: str) -> jax.Array:
+        return named_key(jax.random.key(self.seed), name)
+
+    def choosing(self, policy: Any, critics: Mapping[str, psec.Critics]) -> Any:
+        """``policy`` acting by the best of some samples."""
+        candidates = self.config.critics.candidates
+        return policy if candidates == 1 else psec.BestOf(policy, critics["return"], candidates)
+
+    def improved(
+        self, label: str, data: psec.TransitionDataset, policy: psec.Policy | None = None
+    ) -> Any:
+        """Offline RL on all parameters of ``policy``, or of a fresh one."""
+        if policy is None:
+            policy = self.fresh(self.config.backbone.build(data.action_size), data, label)
+        learnt, critics = psec.improve(
+            policy,
+            data,
+            weigh=self.config.critics.weigh(),
+            **self.config.scratch.options(),
+            **self.criticising(data),
+            **self.fitting(label),
+        )
+        return self.choosing(learnt, critics)
+
+    def fresh(self, backbone, data: psec.TransitionDataset, label: str) -> psec.Policy:
+        statistics = psec.Statistics.of(data.observations)
+        return psec.Policy.create(backbone, statistics, self.key(f"create {label}"))
+
+
+def zero_shot(run: Seed) -> Any:
+    """π₀ as it is."""
+    return run.library.base
+
+
+def bc(run: Seed) -> Any:
+    """Cloning of the target's data alone."""
+    backbone = run.config.backbone.build(run.target.action_size)
+    options = {**run.config.scratch.options(), **run.fitting("bc")}
+    return psec.pretrain(run.target, backbone=backbone, **options)
+
+
+def iql(run: Seed) -> Any:
+    """IQL with its Gaussian actor on the target's data alone."""
+    policy = run.fresh(psec.GaussianBackbone(run.target.action_size), run.target, "iql")
+    learnt, _ = psec.improve(
+        policy,
+        run.target,
+        weigh=run.config.critics.weigh(),
+        **run.config.scratch.options(),
+        **run.criticising(run.target),
+        **run.fitting("iql"),
+    )
+    return learnt
+
+
+def scratch(run: Seed) -> Any:
+    """Offline RL on the target's data alone, with the policy class of PSEC."""
+    return run.improved("scratch", run.target)
+
+
+def joint(run: Seed) -> Any:
+    """Offline RL on source and target data together."""
+    return run.improved("joint", psec.concatenate([*run.sources.values(), run.target]))
+
+
+def finetune(run: Seed) -> Any:
+    """Offline RL on the target's data, from π₀ on, with nothing frozen."""
+    return run.improved("finetune", run.target, run.library.base)
+
+
+def skill(run: Seed) -> Any:
+    """The target's skill on π₀ at weight 1."""
+    critics, library = run.critics, run.library
+    return run.choosing(library.base.with_bank(library.bank(["target"])), critics)
+
+
+def composed(run: Seed, level: str = "parameter", context: bool = True) -> Any:
+    """π₀ and all skills, mixed by weights that are learnt on the target's data."""
+    critics = run.critics
+    agent = psec.compose(
+        run.library,
+        run.target,
+        level=level,
+        context=context,
+        hidden=tuple(run.config.composer.hidden),
+        critics=critics,
+        weigh=run.config.critics.weigh(),
+        **run.config.context.options(),
+        **run.fitting(f"compose {level}{'' if context else ' fixed'}"),
+    )
+    return run.choosing(agent, critics)
+
+
+def elsewhere(run: Seed, algorithm: str) -> Any:
+    """An algorithm of d3rlpy's on the target's data alone."""
+    from experiments import d3rlpy
+
+    return d3rlpy.train(algorithm, run.target, steps=run.config.scratch.steps, seed=run.seed)
+
+
+METHODS: dict[str, tuple[str, Callable[[Seed], Any]]] = {
+    "zero_shot": ("π₀, zero-shot", zero_shot),
+    "bc": ("BC", bc),
+    "iql": ("IQL", iql),
+    "cql": ("CQL", partial(elsewhere, algorithm="cql")),
+    "td3bc": ("TD3+BC", partial(elsewhere, algorithm="td3bc")),
+    "scratch": ("Scratch", scratch),
+    "joint": ("Joint training", joint),
+    "finetune": ("Fine-tuning", finetune),
+    "skill": ("Skill, not composed", skill),
+    "asec": ("ASEC", partial(composed, level="action")),
+    "nsec": ("NSEC", partial(composed, level="noise")),
+    "psec": ("PSEC", composed),
+    "psec_fixed": ("PSEC w/o context", partial(composed, context=False)),
+}
+
+
+def run(config: DynamicsShift, out: Path, recorder: Recorder) -> None:
+    """Every method with every seed, then the table and the bars."""
+    column = column_name(config)
+    record = partial(recorder.evaluation, setting="dynamics_shift", task=column)
+    with Simulators(config.evaluation.episodes) as simulators:
+        for seed in config.seeds:
+            this = Seed(config, seed, out / f"seed_{seed}", recorder)
+            for method in config.methods:
+                if recorder.has(method, column, seed, "score"):
+                    continue
+                evaluation = psec.evaluate(
+                    METHODS[method][1](this),
+                    simulators.of(config.robot.environment),
+                    episodes=config.evaluation.episodes,
+                    key=this.key("evaluate"),
+                )
+                steps = config.pretrain.steps if method == "zero_shot" else config.scratch.steps
+                record(method=method, seed=seed, step=steps, evaluation=evaluation)
+                score = psec.Evaluation(
+                    scores.d4rl_score(config.robot.reference, evaluation.returns),
+                    evaluation.lengths,
+                )
+                record(method=method, seed=seed, step=steps, evaluation=score, metric="score")
+            if not recorder.has("demonstrations", column, seed, "demonstrations"):
+                data = this.target
+                recorder.demonstrations(data, setting="dynamics_shift", task=column, seed=seed)
+    report(config, out, recorder)
+
+
+def report(config: DynamicsShift, out: Path, recorder: Recorder) -> None:
+    """Normalised scores in the paper's layout, the paper's own numbers, and the bars."""
+    rows = [(name, METHODS[name][0]) for name in config.methods]
+    columns = [column_name(config)]
+    summaries = recorder.summaries("score")
+    one = next(iter(summaries.values()))
+    data = recorder.summaries("demonstrations")["demonstrations", columns[0]]
+    reached = scores.d4rl_score(config.robot.reference, data.mean)
+    parts = [
+        "Normalised score (0 random, 100 expert): mean and 95 % bootstrap interval over "
+        f"{one.episodes} episodes ({one.seeds} seed(s)).\n",
+        returns_table(summaries, rows, columns, digits=1),
+        f"The target's data themselves: {reached:.1f}.\n",
+    ]
+    paper = published.dynamics_shift(columns)
+    if reported := published_table(paper, published.DYNAMICS_SHIFT_ROWS, columns):
+        parts.append("As the paper reports, read off its bars, on D4RL's data:\n\n" + reported)
+    recorder.text("table.md", "\n".join(parts))
+    figure = out / "scores.png"
+    references = {columns[0]: float(reached)}
+    figures.bars(figure, summaries, rows, columns, paper, references, ylabel="normalised score")
+    recorder.figure(figure)
+
+
+def column_name(config: DynamicsShift) -> str:
+    """Robot, data and shift: ``walker2d medium, gravity``."""
+    dataset = Path(config.target.dataset.partition("/")[2] or config.target.dataset).name
+    kind = dataset.removeprefix(f"{config.robot.name}-").removesuffix("-v2")
+    return f"{config.robot.name} {kind}, {config.shift}"
+
+
+def target_data(config: DynamicsShift, seed: int) -> psec.TransitionDataset:
+    """A random share of the target's trajectories, another for each seed."""
+    data = psec.load_dataset(config.target.dataset, config.target.trajectories)
+    return data.fraction(config.target.fraction, seed)
+
+
+def _source(config: DynamicsShift, shift: str, trajectories: int) -> psec.TransitionDataset:
+    return psec.load_dataset(config.robot.shifts[shift].dataset, trajectories)
+
+
+def check(config: DynamicsShift) -> None:
+    """Refuse what the schema alone cannot: unknown methods and shifts, impossible shares."""
+    config.check(METHODS)
+    if unknown := [shift for shift in config.shifts if shift not in config.robot.shifts]:
+        raise ConfigError(
+            f"shift {config.shift!r} names {unknown}, which {config.robot.name} has no data of; "
+            f"expected one or more of {list(config.robot.shifts)}, joined by +"
+        )
+    if len(set(config.shifts)) < len(config.shifts):
+        raise ConfigError(f"shift {config.shift!r} names a source twice")
+    if not 0 < config.target.fraction <= 1:
+        raise ConfigError(f"target.fraction must be in (0, 1], not {config.target.fraction}")
+    if "nsec" in config.methods and config.backbone.kind != "diffusion":
+        raise ConfigError("nsec mixes noise predictions, which only backbone=diffusion makes")
+    if {"cql", "td3bc"} & set(config.methods):
+        from experiments import d3rlpy
+
+        d3rlpy.check_installed()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="dynamics_shift")
+def main(config: DictConfig) -> None:
+    out = Path(HydraConfig.get().runtime.output_dir)
+    resolved = OmegaConf.to_container(config, resolve=True)
+    keep_compiled_programs()
+    try:
+        parsed = parse(config, DynamicsShift)
+        check(parsed)
+        with start_recording(out, resolved, parsed.logger) as recorder:
+            run(parsed, out, recorder)
+    except (ConfigError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    print((out / "table.md").read_text())
+    print(f"figure     {out / 'scores.png'}")
+    print(f"libraries  {', '.join(str(p) for p in sorted(out.glob('seed_*/library')))}")
+    print(f"results    {out / 'results.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Critics learnt within the data: implicit Q-learning (IQL) and its mirror image for costs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from psec_jax.learners.objectives import Objective
+from psec_jax.learners.optimisation import Optimisation, TrainState, descend
+from psec_jax.networks import Critic
+from psec_jax.policies import Statistics
+
+Observations = Float[Array, "batch observation"]
+Actions = Float[Array, "batch action"]
+
+
+@struct.dataclass
+class Critics:
+    """Frozen V and Q of one objective, on raw observations and actions.
+
+    Called on observations and actions it says how good they are, greater being better whatever
+    the objective, so it is a scorer for best-of-N acting.
+    """
+
+    value_params: Any
+    q_params: Any
+    statistics: Statistics
+    network: Critic = struct.field(pytree_node=False)
+    greater_is_better: bool = struct.field(pytree_node=False)
+
+    def __call__(
+        self,
+        observations: Observations,
+        actions: Actions,
+    ) -> Float[Array, "batch"]:
+        return self.sign * self.q(observations, actions)
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.greater_is_better else -1
+
+    def value(self, observations: Observations) -> Float[Array, "batch"]:
+        """V(s)."""
+        normalised = self.statistics.normalise(observations)
+        return self.network.apply({"params": self.value_params}, normalised)
+
+    def qs(
+        self,
+        observations: Observations,
+        actions: Actions,
+    ) -> Float[Array, "ensemble batch"]:
+        """Q(s, a) by each of the ensemble."""
+        normalised = self.statistics.normalise(observations)
+        return jax.vmap(lambda p: self.network.apply({"params": p}, normalised, actions))(
+            self.q_params
+        )
+
+    def q(
+        self,
+        observations: Observations,
+        actions: Actions,
+    ) -> Float[Array, "batch"]:
+        """The most pessimistic Q(s, a): the least of a return, the greatest of a cost."""
+        qs = self.qs(observations, actions)
+        return qs.min(axis=0) if self.greater_is_better else qs.max(axis=0)
+
+    def advantage(self, batch: dict[str, Array]) -> Float[Array, "batch"]:
+        """How much better than V(s) each action of the batch is: Q − V of a return, V − Q of a
+        cost."""
+        observations = batch["observations"]
+        q, value = self.q(observations, batch["actions"]), self.value(observations)
+        return self.sign * (q - value)
+
+
+@struct.dataclass
+class CriticState:
+    value: TrainState
+    # The average of its parameters is the target network.
+    q: TrainState
+
+
+@struct.dataclass
+class CriticLearner:
+    """Double Q with target networks, and V by expectile regression (IQL; Kostrikov et al., 2022).
+
+    V(s) goes to the ``expectile`` of the pessimistic target Q over the actions in the data, on
+    the side that the objective calls better: 0.5 is the behaviour's own value, towards 1 that of
+    the best action seen. Q(s, a) goes to the objective's target with V(s'). ``ema_rate`` of the
+    optimisation is the target networks' rate.
+    """
+
+    statistics: Statistics
+    objective: Objective = struct.field(pytree_node=False)
+    optimisation: Optimisation = struct.field(pytree_node=False)
+    expectile: float = struct.field(pytree_node=False, default=0.7)
+    network: Critic = struct.field(pytree_node=False, default=Critic())
+    ensemble: int = struct.field(pytree_node=False, default=2)
+
+    name = "critics"
+
+    def __post_init__(self):
+        if not 0 < self.expectile < 1:
+            raise ValueError(f"expectile must be in (0, 1), not {self.expectile!r}")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("observations", "actions", "next_observations", *self.objective.columns)
+
+    def init(self, key: jax.Array, example: dict[str, Array]) -> CriticState:
+        observations, actions = example["observations"], example["actions"]
+        value_key, q_key = jax.random.split(key)
+        value = self.network.init(value_key, observations)["params"]
+        q = jax.vmap(lambda k: self.network.init(k, observations, actions)["params"])(
+            jax.random.split(q_key, self.ensemble)
+        )
+        return CriticState(
+            TrainState.start(value, self.optimisation), TrainState.start(q, self.optimisation)
+        )
+
+    def update(
+        self, state: CriticState, batch: dict[str, Array], key: jax.Array
+    ) -> tuple[CriticState, dict[str, Array]]:
+        del key
+        observations, actions = batch["observations"], batch["actions"]
+        critics = self.result(state)
+        reached = critics.sign * critics.q(observations, actions)
+
+        def value_loss(params):
+            value = critics.replace(value_params=params).value(observations)
+            return expectile_loss(reached - critics.sign * value, self.expectile).mean()
+
+        value, value_metrics = descend(value_loss, state.value, self.optimisation)
+        following = critics.replace(value_params=value.params).value(batch["next_observations"])
+        target = self.objective.target(batch, following)
+
+        def q_loss(params):
+            qs = critics.replace(q_params=params).qs(observations, actions)
+            return jnp.square(qs - target).mean()
+
+        q, q_metrics = descend(q_loss, state.q, self.optimisation)
+        metrics = {"value_loss": value_metrics["loss"], "q_loss": q_metrics["loss"]}
+        metrics |= {"loss": sum(metrics.values()), "value": following.mean()}
+        return CriticState(value, q), metrics
+
+    def result(self, state: CriticState) -> Critics:
+        """V, and Q by its target networks."""
+        return Critics(
+            state.value.params,
+            state.q.average,
+            self.statistics,
+            self.network,
+            self.objective.greater_is_better,
+        )
+
+
+def expectile_loss(difference: Float[Array, "batch"], expectile: float) -> Float[Array, "batch"]:
+    """|τ − 1[u < 0]| u²: the minimiser over m of E L(x − m) is the τ-expectile of x."""
+    return jnp.where(difference < 0, 1 - expectile, expectile) * jnp.square(difference)

@@ -1,0 +1,21 @@
+"""A scalar function of a state, or of a state and an action."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from psec_jax.networks.activations import activation
+
+
+class Critic(nn.Module):
+    """An MLP from its inputs, side by side, to one number each: V(s) or Q(s, a)."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    activation: str = "relu"
+
+    @nn.compact
+    def __call__(self, *inputs: Float[Array, "batch _"]) -> Float[Array, "batch"]:
+        x = jnp.concatenate(inputs, axis=-1)
+        for index, width in enumerate(self.hidden):
+            x = activation(self.activation)(nn.Dense(width, name=f"hidden_{index}")(x))
+        return nn.Dense(1, name="value")(x)[..., 0]

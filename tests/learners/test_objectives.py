@@ -1,0 +1,142 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from psec_jax import TransitionDataset
+from psec_jax.learners import DiscountedCost, Feasibility, Return
+
+ROWS = 6
+DISCOUNTS = st.floats(0, 0.999)
+OBJECTIVES = [Return(0.9, 2.0), DiscountedCost(0.9), Feasibility(0.9)]
+
+each = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
+
+
+def numbers(bound):
+    return arrays.arrays(np.float32, ROWS, elements=st.floats(-bound, bound, width=32))
+
+
+TERMINATIONS = arrays.arrays(np.bool_, ROWS)
+
+
+def data_of(rewards, **others):
+    rows = len(rewards)
+    ends = {"terminations": np.zeros(rows), "truncations": np.zeros(rows)} | others
+    return TransitionDataset(np.zeros((rows, 2)), np.zeros((rows, 1)), rewards, **ends)
+
+
+@given(numbers(100), numbers(100), TERMINATIONS, DISCOUNTS, st.floats(0.01, 10))
+def test_a_return_is_the_scaled_reward_and_what_is_to_come(r, following, ends, discount, scale):
+    batch = {"rewards": r, "terminations": ends}
+    expected = scale * r.astype(np.float64) + discount * np.where(ends, 0, following)
+    target = Return(discount, scale).target(batch, following)
+    np.testing.assert_allclose(target, expected, rtol=1e-5, atol=1e-4)
+
+
+@given(numbers(100), numbers(100), TERMINATIONS, DISCOUNTS)
+def test_a_discounted_cost_is_the_cost_and_what_is_to_come(costs, following, ends, discount):
+    batch = {"costs": costs, "terminations": ends}
+    expected = costs.astype(np.float64) + discount * np.where(ends, 0, following)
+    target = DiscountedCost(discount).target(batch, following)
+    np.testing.assert_allclose(target, expected, rtol=1e-5, atol=1e-4)
+
+
+@given(numbers(2), numbers(30), TERMINATIONS, DISCOUNTS, st.floats(-1, 1, width=32))
+def test_feasibility_is_a_mean_of_now_and_the_worst_from_now_on(
+    costs, following, ends, discount, threshold
+):
+    h = np.where(costs > threshold, 10.0, -2.0)
+    going_on = (1 - discount) * h + discount * np.maximum(h, following)
+    batch = {"costs": costs, "terminations": ends}
+    target = Feasibility(discount, 10.0, -2.0, threshold).target(batch, following)
+    np.testing.assert_allclose(target, np.where(ends, h, going_on), rtol=1e-5, atol=1e-5)
+
+
+@given(numbers(1), numbers(30), TERMINATIONS, DISCOUNTS)
+def test_nothing_to_come_makes_a_violation_good(costs, following, ends, discount):
+    """Its target is never below h, and h for ever is worth h."""
+    objective = Feasibility(discount)
+    h = objective.relabel(costs)
+    batch = {"costs": costs, "terminations": ends}
+    assert np.all(objective.target(batch, following) >= h - 1e-4)
+    np.testing.assert_allclose(objective.target(batch, h), h, rtol=1e-5)
+
+
+def test_costs_above_the_threshold_are_unsafe_and_at_it_safe():
+    costs = np.float32([0.0, 0.4, 0.5, 0.6, 3.0])
+    np.testing.assert_array_equal(Feasibility().relabel(costs), [-1, 25, 25, 25, 25])
+    relabelled = Feasibility(threshold=0.5, unsafe=4.0, safe=-0.5).relabel(costs)
+    np.testing.assert_array_equal(relabelled, [-0.5, -0.5, -0.5, 4, 4])
+
+
+@each
+def test_nothing_is_to_come_beyond_a_termination_but_a_truncation_would_have_gone_on(objective):
+    terminations, truncations = np.eye(3, dtype=bool)[:2]
+    costs, following = np.float32([0, 1, 1]), np.float32([30, 40, 50])
+    ends = {"terminations": terminations, "truncations": truncations}
+    batch = data_of(costs, costs=costs, **ends).device(objective.columns)
+    scale = getattr(objective, "scale", 1.0)
+    ended = objective.safe if isinstance(objective, Feasibility) else scale * costs[0]
+    for values in (following, 1e30 * following, -following):
+        assert objective.target(batch, values)[0] == ended
+    target, less = objective.target(batch, following), objective.target(batch, following - 1)
+    np.testing.assert_allclose(target[1:] - less[1:], objective.discount, rtol=1e-4)
+
+
+@given(
+    arrays.arrays(np.float32, 20, elements=st.floats(-50, 50, width=32), unique=True),
+    st.floats(0.1, 10),
+    st.floats(-10, 10),
+    st.floats(0.1, 2),
+)
+def test_scaled_rewards_deviate_as_asked_whatever_their_unit_and_origin(
+    rewards, unit, origin, deviation
+):
+    rewards = rewards + np.arange(20)
+    for data in (data_of(rewards), data_of(unit * rewards + origin)):
+        objective = Return.scaled_to(data, deviation, discount=0.5)
+        assert objective.discount == 0.5
+        targets = objective.target(data.device(objective.columns), np.float32(0))
+        assert np.std(targets) == pytest.approx(deviation, rel=1e-3)
+        assert objective.scale * data.rewards.std() == pytest.approx(deviation, rel=1e-3)
+
+
+@pytest.mark.parametrize("reward", [0.0, 0.1, -3.0])
+def test_rewards_that_never_vary_are_left_as_they_are(reward):
+    assert Return.scaled_to(data_of(np.full(1000, reward))) == Return()
+
+
+@each
+def test_data_without_what_an_objective_reads_are_refused(objective):
+    data = data_of(np.arange(3.0))
+    if isinstance(objective, Return):
+        assert set(data.device(objective.columns)) == {"rewards", "terminations"}
+    else:
+        with pytest.raises(ValueError, match="these data have no costs"):
+            data.device(objective.columns)
+
+
+@each
+@pytest.mark.parametrize("discount", [-0.1, 1.0, 1.5, float("nan")])
+def test_discounts_outside_zero_to_one_are_refused(objective, discount):
+    with pytest.raises(ValueError, match=rf"discount must be in \[0, 1\), not {discount}"):
+        dataclasses.replace(objective, discount=discount)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
+def test_scales_that_make_no_sense_are_refused(scale):
+    with pytest.raises(ValueError, match=f"scale must be above 0 and finite, not {scale}"):
+        Return(scale=scale)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"safe": 0.0}, {"unsafe": 0.0}, {"safe": 25.0, "unsafe": -1.0}, {"safe": float("nan")}],
+)
+def test_labels_whose_signs_say_nothing_are_refused(labels):
+    with pytest.raises(ValueError, match="feasibility needs safe < 0 < unsafe, not safe="):
+        Feasibility(**labels)
