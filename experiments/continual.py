@@ -186,9 +186,8 @@ def alone(base: psec.Policy, skill: psec.Skill) -> psec.Policy:
 
 def trace(agent, column: str, environment: str, stage: Callable, recorder: Recorder) -> None:
     """α(s) over one episode, as a figure and as numbers."""
-    weights, rewards = trace_weights(agent, environment, key=stage("trace"))
-    names = agent.names
-    recorder.trace(f"weights_{slug(column)}", weights, rewards, names, title=f"PSEC, {column}")
+    found = trace_weights(agent, environment, key=stage("trace"))
+    recorder.trace(f"weights_{slug(column)}", found, agent.names, title=f"PSEC, {column}")
 
 
 def report(config: Continual, out: Path, recorder: Recorder) -> None:

@@ -11,13 +11,11 @@ sources, π₀ comes from the first, and each other brings a skill of its own to
 import functools
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
-import jax
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,20 +24,16 @@ from experiments.compilation import keep_compiled_programs
 from experiments.config import ConfigError, DynamicsShift, parse
 from experiments.recording import Recorder, start_recording
 from experiments.simulators import Simulators
+from experiments.stages import Stages
 from psec_jax.evaluation import scores
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
-from psec_jax.training.seeds import named_key
 
 
-@dataclass(frozen=True)
-class Seed:
+class Seed(Stages):
     """One seed of one configuration: its data, and what several methods build on, made once."""
 
     config: DynamicsShift
-    seed: int
-    out: Path
-    recorder: Recorder
 
     @functools.cached_property
     def target(self) -> psec.TransitionDataset:
@@ -90,22 +84,10 @@ class Seed:
     def _add(self, name: str, learnt: psec.Skill, dataset: str) -> None:
         self.library.add(name, learnt, dataset=dataset, seed=self.seed)
 
-    def fitting(self, label: str) -> dict[str, Any]:
-        """What every call of a verb takes here."""
-        return {
-            "key": self.key(label),
-            "label": f"{label} (seed {self.seed})",
-            "writer": self.recorder.writer,
-            "progress": self.config.progress,
-        }
-
     def criticising(self, data: psec.TransitionDataset) -> dict[str, Any]:
         """What every verb takes that learns critics."""
         objective = psec.Return.scaled_to(data, discount=self.config.critics.discount)
         return {"objectives": {"return": objective}, **self.config.critics.options()}
-
-    def key(self, name: str) -> jax.Array:
-        return named_key(jax.random.key(self.seed), name)
 
     def choosing(self, policy: Any, critics: Mapping[str, psec.Critics]) -> Any:
         """``policy`` acting by the best of some samples."""

@@ -1,7 +1,7 @@
 """Where a run's numbers, tables and figures go: its output folder, and W&B where asked."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.config import ConfigError, Logger
 from psec_jax import Evaluation, TransitionDataset
+from psec_jax.evaluation import Trace
 from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures, results
 from psec_jax.training.metrics import JsonLines, Wandb, Writer, Writers
@@ -40,16 +41,16 @@ class Recorder:
         evaluation: Evaluation,
         metric: str = "return",
     ) -> None:
-        """One measurement: the mean return, with every single return beside it."""
-        values = tuple(float(value) for value in evaluation.returns)
-        row = results.Measurement(
-            setting, task, method, seed, metric, evaluation.mean, step, values
-        )
+        """One measurement: the mean return (or cost), with every single one beside it."""
+        found = evaluation.costs if metric == "cost" else evaluation.returns
+        values, mean = tuple(float(value) for value in found), float(np.mean(found))
+        row = results.Measurement(setting, task, method, seed, metric, mean, step, values)
         results.append(self._results, row)
-        print(f"{task} {method} (seed {seed}, step {step}): {metric} {evaluation}", flush=True)
+        if metric != "cost":
+            print(f"{task} {method} (seed {seed}, step {step}): {metric} {evaluation}", flush=True)
         if self._wandb is not None:
             name = f"{method} {task} (seed {seed})"
-            self._wandb.write(name, step, {metric: evaluation.mean, "std": evaluation.std})
+            self._wandb.write(name, step, {metric: mean, f"{metric}_std": float(np.std(found))})
 
     def demonstrations(
         self, data: TransitionDataset, *, setting: str, task: str, seed: int
@@ -74,26 +75,25 @@ class Recorder:
         rows = results.read([self._results]) if self._results.exists() else []
         return any((row.method, row.task, row.seed, row.metric) == wanted for row in rows)
 
-    def summaries(self, metric: str) -> dict[tuple[str, str], Summary]:
-        return results.summaries(results.read([self._results]), metric)
+    def summaries(self, metric: str, *score: Callable) -> dict[tuple[str, str], Summary]:
+        return results.summaries(results.read([self._results]), metric, *score)
 
-    def trace(
-        self,
-        name: str,
-        weights: np.ndarray,
-        rewards: np.ndarray,
-        skills: Sequence[str],
-        title: str,
-    ) -> None:
-        """Weights over an episode, as ``<name>.csv`` and ``<name>.png``."""
-        header = ",".join(["step", *skills, "reward"])
-        table = np.column_stack([np.arange(len(rewards)), weights, rewards])
+    def trace(self, name: str, trace: Trace, skills: Sequence[str], title: str) -> None:
+        """Weights over an episode, as ``<name>.csv`` and ``<name>.png``, and its pictures as
+        ``<name>_strip.png``."""
+        header = ",".join(["step", *skills, "reward", "cost"])
+        steps = np.arange(len(trace.rewards))
+        table = np.column_stack([steps, trace.weights, trace.rewards, trace.costs])
         np.savetxt(
             self.out / f"{name}.csv", table, delimiter=",", header=header, comments="", fmt="%.6g"
         )
         path = self.out / f"{name}.png"
-        figures.weights_over_episode(path, weights, rewards, skills, title)
+        figures.weights_over_episode(path, trace, skills, title)
         self.figure(path)
+        if trace.pictures:
+            path = self.out / f"{name}_strip.png"
+            figures.picture_strip(path, trace, skills, title=title)
+            self.figure(path)
 
     def text(self, name: str, content: str) -> None:
         (self.out / name).write_text(content)

@@ -9,10 +9,11 @@ figure and a table named after the study into the folder.
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments import dynamics_shift
 from experiments.continual import METHODS
 from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures, published, results
@@ -20,6 +21,7 @@ from psec_jax.report.results import Measurement
 from psec_jax.report.tables import markdown, published_table, returns_table
 
 Run = tuple[dict[str, Any], list[Measurement]]
+LABELS = {name: method.label for name, method in METHODS.items()}
 
 
 def continual_table(runs: list[Run], out: Path) -> list[Path]:
@@ -76,6 +78,37 @@ def training_curves(runs: list[Run], out: Path) -> list[Path]:
     return written
 
 
+def dynamics_shift_table(runs: list[Run], out: Path) -> list[Path]:
+    """Normalised scores by robot, data and shift in the paper's layout, and their bars."""
+    columns = _columns(runs, "score")
+    found = {row.method for row in _pooled(runs)}
+    rows = [(name, label) for name, (label, _) in dynamics_shift.METHODS.items() if name in found]
+    summaries = results.summaries(_pooled(runs), "score")
+    table, figure = out / "dynamics_shift_table.md", out / "dynamics_shift_table.png"
+    paper = published.dynamics_shift(columns)
+    text = returns_table(summaries, rows, columns, digits=1)
+    if reported := published_table(paper, published.DYNAMICS_SHIFT_ROWS, columns):
+        text += "\nAs the paper reports, read off its bars, on D4RL's data:\n\n" + reported
+    table.write_text(text)
+    figures.bars(figure, summaries, rows, columns, paper, ylabel="normalised score")
+    return [table, figure]
+
+
+def target_data(runs: list[Run], out: Path) -> list[Path]:
+    """Normalised score against the share of the target's data."""
+    labels = {name: label for name, (label, _) in dynamics_shift.METHODS.items()}
+    curves = _against(runs, lambda config: 100 * config["target"]["fraction"], labels, "score")
+    return _curve_report(
+        out,
+        "target_data",
+        curves,
+        "% of the target's data",
+        logarithmic=True,
+        ylabel="normalised score",
+        digits=1,
+    )
+
+
 STUDIES: dict[str, Callable[[list[Run], Path], list[Path]]] = {
     study.__name__: study
     for study in (
@@ -84,6 +117,8 @@ STUDIES: dict[str, Callable[[list[Run], Path], list[Path]]] = {
         training_curves,
         rank_ablation,
         context_ablation,
+        dynamics_shift_table,
+        target_data,
     )
 }
 
@@ -108,22 +143,25 @@ def _rows(runs: list[Run]) -> list[tuple[str, str]]:
     return [(name, method.label) for name, method in METHODS.items() if name in found]
 
 
-def _columns(runs: list[Run]) -> list[str]:
-    return list(dict.fromkeys(row.task for row in _pooled(runs) if row.metric == "return"))
+def _columns(runs: list[Run], metric: str = "return") -> list[str]:
+    return list(dict.fromkeys(row.task for row in _pooled(runs) if row.metric == metric))
 
 
 def _against(
-    runs: list[Run], quantity: Callable[[dict], float]
+    runs: list[Run],
+    quantity: Callable[[dict], float],
+    labels: Mapping[str, str] = LABELS,
+    metric: str = "return",
 ) -> dict[str, dict[float, Summary]]:
     """Method → quantity → summary, where runs that share the quantity are seeds of one point."""
-    column = _columns(runs)[0]
+    column = _columns(runs, metric)[0]
     points: dict[float, list[Measurement]] = {}
     for config, rows in runs:
         points.setdefault(quantity(config), []).extend(rows)
     curves: dict[str, dict[float, Summary]] = {}
-    for name, label in _rows(runs):
+    for name, label in labels.items():
         for at, rows in sorted(points.items()):
-            if (summary := results.summaries(rows).get((name, column))) is not None:
+            if (summary := results.summaries(rows, metric).get((name, column))) is not None:
                 curves.setdefault(label, {})[at] = summary
     return curves
 
@@ -135,17 +173,22 @@ def _curve_report(
     xlabel: str,
     paper: dict[str, dict[float, float]] | None = None,
     logarithmic: bool = False,
+    ylabel: str = "return",
+    digits: int = 0,
 ) -> list[Path]:
     xs = sorted({x for curve in curves.values() for x in curve})
 
     def cell(label: str, column: str) -> str:
         summary = curves[label].get(float(column))
-        return f"{summary.mean:.0f} [{summary.low:.0f}, {summary.high:.0f}]" if summary else "–"
+        if summary is None:
+            return "–"
+        mean, low, high = (f"{x:.{digits}f}" for x in (summary.mean, summary.low, summary.high))
+        return f"{mean} [{low}, {high}]"
 
     table, figure = out / f"{name}.md", out / f"{name}.png"
     rows = [(label, label) for label in curves]
     table.write_text(markdown(rows, [f"{x:g}" for x in xs], cell, corner=xlabel))
-    figures.lines(figure, curves, xlabel, paper, logarithmic)
+    figures.lines(figure, curves, xlabel, paper, logarithmic, ylabel=ylabel)
     return [table, figure]
 
 

@@ -3,6 +3,7 @@
 from psec_jax.backbones import DiffusionBackbone, GaussianBackbone
 from psec_jax.composition import ComposedPolicy
 from psec_jax.data import TransitionDataset, concatenate, load_dataset
+from psec_jax.data.selection import safe_and_rewarding
 from psec_jax.evaluation import Evaluation, evaluate
 from psec_jax.learners import AdvantageWeights, Critics, Optimisation, Return
 from psec_jax.policies import BestOf, Policy, Statistics, fingerprint
@@ -37,4 +38,5 @@ __all__ = [
     "learn_skills",
     "load_dataset",
     "pretrain",
+    "safe_and_rewarding",
 ]

@@ -159,6 +159,15 @@ class BestOf:
     def action_size(self) -> int:
         return self.policy.action_size
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The skills of a composed policy."""
+        return self.policy.names
+
+    def weights(self, observations: Array) -> Array:
+        """α(s) of a composed policy."""
+        return self.policy.weights(observations)
+
     def act(self, key: jax.Array, observations: Array, weights: Array | None = None) -> Array:
         return act(self, key, observations, weights)
 

@@ -25,7 +25,6 @@ from psec_jax.learners import (
     PolicyLearner,
     Return,
     SkillLearner,
-    Weighted,
 )
 from psec_jax.learners.guided import Weigh
 from psec_jax.learners.objectives import Objective
@@ -110,10 +109,8 @@ def learn_skills(
     adapter = Adapter() if adapter is None else adapter
     learner = GuidedLearner(
         _critics(base.statistics, data, objectives, steps, critic_optimisation, expectile),
-        {
-            name: Weighted(SkillLearner(base, adapter, _for(steps, optimisation)), weigh)
-            for name, weigh in skills.items()
-        },
+        SkillLearner(base, adapter, _for(steps, optimisation)),
+        tuple(skills.items()),
     )
     learnt, critics = learner.result(_fit(learner, data, steps, batch_size, key, fit_options))
     for name, skill in learnt.items():
@@ -144,7 +141,8 @@ def improve(
     weigh = AdvantageWeights() if weigh is None else weigh
     learner = GuidedLearner(
         _critics(policy.statistics, data, objectives, steps, critic_optimisation, expectile),
-        {"policy": Weighted(PolicyLearner(policy, _for(steps, optimisation)), weigh)},
+        PolicyLearner(policy, _for(steps, optimisation)),
+        (("policy", weigh),),
     )
     learnt, critics = learner.result(_fit(learner, data, steps, batch_size, key, fit_options))
     return learnt["policy"], critics
@@ -162,6 +160,8 @@ def compose(
     hidden: tuple[int, ...] = (256, 256),
     critics: Mapping[str, Critics] | None = None,
     weigh: Weigh | None = None,
+    anchor: Sequence[float] | None = None,
+    anchor_strength: float = 1.0,
     optimisation: Optimisation | None = None,
     batch_size: int = 256,
     **fit_options: Any,
@@ -170,13 +170,14 @@ def compose(
 
     With ``context`` the weights follow from the state through a network with these ``hidden``
     layers; without, constant weights are tuned. ``weigh`` weighs the samples by ``critics`` that
-    were learnt before.
+    were learnt before; ``anchor`` holds mean weights near given values, one a skill.
     """
     init_key, fit_key = jax.random.split(key)
     policy = library.base.with_bank(library.bank(skills))
     network = _context(policy.bank.size, context, hidden)
     composed = ComposedPolicy.create(policy, network, level, init_key)
-    learner = ContextLearner(composed, _for(steps, optimisation))
+    anchor = None if anchor is None else tuple(anchor)
+    learner = ContextLearner(composed, _for(steps, optimisation), anchor, anchor_strength)
     return _learn_weights(learner, data, steps, batch_size, fit_key, critics, weigh, fit_options)
 
 
@@ -216,10 +217,8 @@ def _learn_weights(learner, data, steps, batch_size, key, critics, weigh, option
         return learner.result(_fit(learner, data, steps, batch_size, key, options))
     if not critics:
         raise ValueError("weigh needs critics; learn them with learn_skills or improve")
-    guided = GuidedLearner(
-        {name: Frozen(critic) for name, critic in critics.items()},
-        {"context": Weighted(learner, weigh)},
-    )
+    frozen = {name: Frozen(critic) for name, critic in critics.items()}
+    guided = GuidedLearner(frozen, learner, (("context", weigh),))
     learnt, _ = guided.result(_fit(guided, data, steps, batch_size, key, options))
     return learnt["context"]
 

@@ -28,7 +28,13 @@ from gymnasium.vector import VectorEnv
 import psec_jax as psec
 from psec_jax import envs
 from psec_jax.data.hdf5 import write_hdf5
-from psec_jax.learners import ContextLearner, PolicyLearner, SkillLearner
+from psec_jax.learners import (
+    ContextLearner,
+    CriticLearner,
+    GuidedLearner,
+    PolicyLearner,
+    SkillLearner,
+)
 from psec_jax.networks import ContextNetwork, Denoiser
 from psec_jax.policies import Policy
 from psec_jax.training import fit
@@ -98,15 +104,19 @@ def learner_products(policy: Policy, batch: int, rank: int, skills: int) -> dict
     adapted = [shape for path, shape in dense.items() if not path.startswith("time/")]
     context = [(OBSERVATIONS, 256), (256, 256), (256, skills)]
     one, bank = factors(adapted, rank), factors(adapted, rank * skills)
+    skill = (
+        forward(batch, every)
+        + input_gradient(batch, adapted[1:])
+        + forward(batch, one)
+        + input_gradient(batch, one[1:])
+        + kernel_gradient(batch, one)
+    )
     return {
         "pretraining": forward(batch, every)
         + input_gradient(batch, every[1:])
         + kernel_gradient(batch, every),
-        "skill": forward(batch, every)
-        + input_gradient(batch, adapted[1:])
-        + forward(batch, one)
-        + input_gradient(batch, one[1:])
-        + kernel_gradient(batch, one),
+        "skill": skill,
+        "critics and skill": skill + critic_products(batch),
         "context": forward(batch, every)
         + input_gradient(batch, adapted[1:])
         + forward(batch, bank)
@@ -115,6 +125,19 @@ def learner_products(policy: Policy, batch: int, rank: int, skills: int) -> dict
         + input_gradient(batch, context[1:])
         + kernel_gradient(batch, context),
     }
+
+
+def critic_products(batch: int) -> list[Product]:
+    """Those of one update of V and two Qs, and of the weights that they give."""
+    value = [(OBSERVATIONS, 256), (256, 256), (256, 1)]
+    q = [(OBSERVATIONS + ACTIONS, 256), *value[1:]]
+
+    def descent(layers: list[tuple[int, int]]) -> list[Product]:
+        gradients = input_gradient(batch, layers[1:]) + kernel_gradient(batch, layers)
+        return forward(batch, layers) + gradients
+
+    seen = 2 * forward(batch, q) + forward(batch, value)
+    return descent(value) + 2 * descent(q) + 2 * seen
 
 
 def random_data(size: int = 20_000) -> psec.TransitionDataset:
@@ -154,9 +177,15 @@ def learning(base: Policy, data: psec.TransitionDataset, batch: int, repeats: in
     """Updates per second of each learner, and the arithmetic rate that they mean."""
     steps, rank, skills = 200, 8, 2
     optimisation = psec.Optimisation(steps=steps)
+    skill = SkillLearner(base, psec.Adapter(rank=rank), optimisation)
     learners = {
         "pretraining": PolicyLearner(base, optimisation),
-        "skill": SkillLearner(base, psec.Adapter(rank=rank), optimisation),
+        "skill": skill,
+        "critics and skill": GuidedLearner(
+            {"return": CriticLearner(base.statistics, psec.Return(), optimisation)},
+            skill,
+            (("skill", psec.AdvantageWeights()),),
+        ),
         "context": ContextLearner(composed(base, skills), optimisation),
     }
     products = learner_products(base, batch, rank, skills)

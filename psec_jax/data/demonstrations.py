@@ -1,6 +1,5 @@
 """Rolling behaviour policies out into datasets."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,7 +40,10 @@ def generate(recipe: Recipe, seed: int, parallel: int | None = None) -> Transiti
 def roll_out(recipe: Recipe, seed: int, parallel: int | None = None) -> TransitionDataset:
     """``generate`` without its check, for a recipe whose return is still to be measured."""
     seeds = np.random.SeedSequence(seed).generate_state(recipe.trajectories)
-    width = min(parallel or _width(recipe), max(part.trajectories for part in recipe.parts))
+    width = min(
+        parallel or envs.copies_at_once(recipe.environment),
+        max(part.trajectories for part in recipe.parts),
+    )
     trajectories: list[list[np.ndarray]] = []
     vector = envs.make(recipe.environment, width)
     try:
@@ -59,10 +61,6 @@ def roll_out(recipe: Recipe, seed: int, parallel: int | None = None) -> Transiti
     if not recipe.has_costs:
         del arrays["costs"]
     return TransitionDataset(**arrays)
-
-
-def _width(recipe: Recipe) -> int:
-    return (os.cpu_count() or 1) if recipe.environment.startswith("metadrive/") else 50
 
 
 def _acting(

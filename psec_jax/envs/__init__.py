@@ -5,12 +5,14 @@ simulator has costs, ``infos["cost"]`` holds one float for each environment afte
 0 after a reset; elsewhere the key is absent. The simulators are imported where they are used.
 """
 
+import os
+
 from gymnasium.vector import VectorEnv
 
 from psec_jax.envs.ids import known_ids, parse
 from psec_jax.envs.in_process import InProcessVectorEnv
 
-__all__ = ["known_ids", "make"]
+__all__ = ["copies_at_once", "known_ids", "make"]
 
 
 def make(env_id: str, num_envs: int) -> VectorEnv:
@@ -46,6 +48,12 @@ def make(env_id: str, num_envs: int) -> VectorEnv:
 
         factory = dm_control.factory(name)
     return InProcessVectorEnv(factory, num_envs)
+
+
+def copies_at_once(env_id: str) -> int:
+    """How many copies are worth running at once: one for each core where each is a process, else
+    50."""
+    return (os.cpu_count() or 1) if parse(env_id)[0] == "metadrive" else 50
 
 
 def _metadrive(env_id: str, name: str, num_envs: int) -> VectorEnv:

@@ -21,6 +21,7 @@ gives it the simulator's own driver, whose settings are those of ``DRIVER``, and
 import importlib.util
 import logging
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -134,6 +135,18 @@ class Drive(gymnasium.Env):
             bool(ended),
             bool(info["max_step"]),
             {"cost": float(cost), **executed},
+        )
+
+    def render(self) -> np.ndarray:
+        """The car and its surroundings from above, (400, 400, 3) with bytes."""
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        return self.simulator.render(
+            mode="topdown",
+            window=False,
+            screen_size=(400, 400),
+            film_size=(2000, 2000),
+            scaling=6,
+            semantic_map=False,
         )
 
     def close(self) -> None:

@@ -64,6 +64,10 @@ class ProcessVectorEnv(VectorEnv):
         actions = checked_actions(actions, self.action_space)
         return self._gather([("step", action) for action in actions])
 
+    def render(self) -> tuple[np.ndarray, ...]:
+        """A picture of each copy."""
+        return tuple(self._exchange([("render",)] * self.num_envs))
+
     def close_extras(self, **_: Any) -> None:
         self._failure = self._failure or f"{self.env_id} has been closed; make it again"
         self._stop(patience=5.0)

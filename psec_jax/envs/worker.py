@@ -58,6 +58,9 @@ def serve(parent: Parent) -> None:
     over = False
     while True:
         kind, *values = parent.receive()
+        if kind == "render":
+            parent.send("done", env.render())
+            continue
         if kind == "reset" or over:
             seed, options = values if kind == "reset" else (None, None)
             observation, info = env.reset(seed=seed, options=options)

@@ -17,10 +17,14 @@ from psec_jax.evaluation.rollout import rollout
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every episode's return and length, (episodes,)."""
+    """Every episode's undiscounted return, length and cost, (episodes,).
+
+    Costs are 0 in environments without any.
+    """
 
     returns: Float[np.ndarray, "episode"]
     lengths: Int[np.ndarray, "episode"]
+    costs: Float[np.ndarray, "episode"] | None = None
 
     @property
     def mean(self) -> float:
@@ -32,7 +36,10 @@ class Evaluation:
         return float(np.std(self.returns))
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f} ± {self.std:.1f} over {len(self.returns)} episodes"
+        words = f"{self.mean:.1f} ± {self.std:.1f}"
+        if self.costs is not None and self.costs.any():
+            words += f", cost {np.mean(self.costs):.1f} ± {np.std(self.costs):.1f}"
+        return f"{words} over {len(self.returns)} episodes"
 
 
 def evaluate(
@@ -43,7 +50,7 @@ def evaluate(
     key: jax.Array,
     parallel: int = 50,
 ) -> Evaluation:
-    """Undiscounted returns of ``episodes`` episodes, many at once.
+    """Undiscounted returns and costs of ``episodes`` episodes, many at once.
 
     ``environment`` is an id, of which up to ``parallel`` copies are made and closed again, or a
     vector environment that stays open: whoever evaluates often saves making the simulators.
@@ -54,35 +61,55 @@ def evaluate(
     for name, value in {"episodes": episodes, "parallel": parallel}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value!r}")
-    returns, lengths = [], []
+    returns, lengths, costs = [], [], []
     rounds = -(-episodes // parallel)
     with _opened(environment, -(-episodes // rounds)) as vector:
         check_fit(policy, vector, environment)
         rounds = -(-episodes // vector.num_envs)
         for round_key in jax.random.split(key, rounds):
             count = min(vector.num_envs, episodes - len(returns))
-            total, length = np.zeros(vector.num_envs), np.zeros(vector.num_envs, int)
+            total, cost = np.zeros((2, vector.num_envs))
+            length = np.zeros(vector.num_envs, int)
             for step in _episodes(policy, vector, count, round_key):
                 total += np.where(step.active, step.rewards, 0.0)
+                cost += np.where(step.active, step.costs, 0.0)
                 length += step.active
             returns.extend(total[:count])
             lengths.extend(length[:count])
-    return Evaluation(np.array(returns), np.array(lengths))
+            costs.extend(cost[:count])
+    return Evaluation(np.array(returns), np.array(lengths), np.array(costs))
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One episode of a composed policy, step by step, and pictures of it from above.
+
+    ``pictures`` are (step, image (height, width, 3)).
+    """
+
+    weights: Float[np.ndarray, "step skill"]
+    rewards: Float[np.ndarray, "step"]
+    costs: Float[np.ndarray, "step"]
+    pictures: tuple[tuple[int, np.ndarray], ...] = ()
 
 
 def trace_weights(
-    policy: Any, environment: str | VectorEnv, *, key: jax.Array
-) -> tuple[Float[np.ndarray, "step skill"], Float[np.ndarray, "step"]]:
-    """α(s) and the reward at each step of one episode of a composed policy."""
+    policy: Any, environment: str | VectorEnv, *, key: jax.Array, picture_every: int = 0
+) -> Trace:
+    """α(s), reward and cost at each step of one episode of a composed policy.
+
+    A picture is taken after each so many steps in environments that can be rendered.
+    """
     with _opened(environment, 1) as vector:
         check_fit(policy, vector, environment)
         weigh = jax.jit(type(policy).weights)
-        steps = [
-            (np.asarray(weigh(policy, step.observations))[0], step.rewards[0])
-            for step in _episodes(policy, vector, 1, key)
-        ]
-    weights, rewards = zip(*steps, strict=True)
-    return np.array(weights), np.array(rewards)
+        steps, pictures = [], []
+        for index, step in enumerate(_episodes(policy, vector, 1, key)):
+            weights = np.asarray(weigh(policy, step.observations))[0]
+            steps.append((weights, step.rewards[0], step.costs[0]))
+            if picture_every and index % picture_every == 0:
+                pictures.append((index, vector.render()[0]))
+    return Trace(*map(np.array, zip(*steps, strict=True)), tuple(pictures))
 
 
 @contextmanager

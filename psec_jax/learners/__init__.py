@@ -2,7 +2,13 @@
 
 from psec_jax.learners.context import ContextLearner
 from psec_jax.learners.critics import CriticLearner, Critics
-from psec_jax.learners.guided import AdvantageWeights, Frozen, GuidedLearner, Weighted
+from psec_jax.learners.guided import (
+    AdvantageWeights,
+    FeasibleWeights,
+    FisorWeights,
+    Frozen,
+    GuidedLearner,
+)
 from psec_jax.learners.objectives import DiscountedCost, Feasibility, Return
 from psec_jax.learners.optimisation import Optimisation, TrainState
 from psec_jax.learners.policy import PolicyLearner
@@ -15,6 +21,8 @@ __all__ = [
     "Critics",
     "DiscountedCost",
     "Feasibility",
+    "FeasibleWeights",
+    "FisorWeights",
     "Frozen",
     "GuidedLearner",
     "Optimisation",
@@ -22,5 +30,4 @@ __all__ = [
     "Return",
     "SkillLearner",
     "TrainState",
-    "Weighted",
 ]

@@ -1,8 +1,9 @@
 """Learning how to mix: the context network over a frozen policy and frozen skills."""
 
 import jax
+import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from psec_jax.composition import ComposedPolicy
 from psec_jax.learners.optimisation import Optimisation, TrainState, descend, mean_loss
@@ -12,11 +13,24 @@ from psec_jax.learners.optimisation import Optimisation, TrainState, descend, me
 class ContextLearner:
     """Trains ``composed``'s context parameters by the loss of its level; all else is frozen.
 
-    With a ``ConstantWeights`` context it tunes fixed weights instead.
+    With a ``ConstantWeights`` context it tunes fixed weights instead. ``anchor`` holds each
+    skill's mean weight over a batch near a given value: it adds ``anchor_strength`` times the sum
+    of their squared distances to the loss.
     """
 
     composed: ComposedPolicy
     optimisation: Optimisation = struct.field(pytree_node=False)
+    anchor: tuple[float, ...] | None = struct.field(pytree_node=False, default=None)
+    anchor_strength: float = struct.field(pytree_node=False, default=1.0)
+
+    def __post_init__(self):
+        if self.anchor is not None and len(self.anchor) != len(self.composed.names):
+            raise ValueError(
+                f"anchor {self.anchor} does not fit {len(self.composed.names)} skill(s) "
+                f"{list(self.composed.names)}; give one weight for each"
+            )
+        if not self.anchor_strength >= 0:
+            raise ValueError(f"anchor_strength must be at least 0, not {self.anchor_strength!r}")
 
     name = "context"
     columns = ("observations", "actions")
@@ -30,9 +44,16 @@ class ContextLearner:
         self, state: TrainState, batch: dict[str, Array], key: jax.Array
     ) -> tuple[TrainState, dict[str, Array]]:
         def loss(params):
-            return mean_loss(self.composed.with_context(params).loss(batch, key), batch)
+            composed = self.composed.with_context(params)
+            return mean_loss(composed.loss(batch, key), batch) + self._distance(composed, batch)
 
         return descend(loss, state, self.optimisation)
+
+    def _distance(self, composed: ComposedPolicy, batch: dict[str, Array]) -> Float[Array, ""]:
+        if self.anchor is None:
+            return jnp.zeros(())
+        means = composed.weights(batch["observations"]).mean(axis=0)
+        return self.anchor_strength * jnp.sum(jnp.square(means - jnp.asarray(self.anchor)))
 
     def result(self, state: TrainState) -> ComposedPolicy:
         """The composed policy with the averaged context parameters."""

@@ -1,5 +1,6 @@
 """Learners that critics guide: which samples are worth imitating, and training both at once."""
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,17 +33,53 @@ class AdvantageWeights:
         return exponential(critics[self.critic].advantage(batch), self.temperature, self.clip)
 
 
+@dataclass(frozen=True)
+class FeasibleWeights:
+    """min(exp(temperature · A), clip) where A > 0, else 0: what is safer than the state's value.
+
+    With A = V_h − Q_h of feasibility critics these are the paper's 1[A_h < 0] exp(−temp · A_h).
+    """
+
+    critic: str = "feasibility"
+    temperature: float = 3.0
+    clip: float = 150.0
+
+    def __post_init__(self):
+        _check_weights(self.temperature, self.clip)
+
+    def __call__(self, critics: Mapping[str, Critics], batch: Batch) -> Float[Array, "batch"]:
+        advantage = critics[self.critic].advantage(batch)
+        return jnp.where(advantage > 0, exponential(advantage, self.temperature, self.clip), 0.0)
+
+
+@dataclass(frozen=True)
+class FisorWeights:
+    """FISOR's: in feasible states the advantage in return of actions that stay feasible, elsewhere
+    the advantage in feasibility (Zheng et al., 2024)."""
+
+    reward: str = "return"
+    safety: str = "feasibility"
+    temperature: float = 3.0
+    safety_temperature: float = 5.0
+    clip: float = 100.0
+
+    def __post_init__(self):
+        _check_weights(self.temperature, self.clip)
+        _check_weights(self.safety_temperature, self.clip)
+
+    def __call__(self, critics: Mapping[str, Critics], batch: Batch) -> Float[Array, "batch"]:
+        reward, safety = critics[self.reward], critics[self.safety]
+        observations = batch["observations"]
+        rewarding = exponential(reward.advantage(batch), self.temperature, self.clip)
+        staying = safety.q(observations, batch["actions"]) <= 0
+        escaping = exponential(safety.advantage(batch), self.safety_temperature, self.clip)
+        feasible = safety.value(observations) <= 0
+        return jnp.where(feasible, jnp.where(staying, rewarding, 0.0), escaping)
+
+
 def exponential(advantage: Array, temperature: float, clip: float) -> Array:
     """min(exp(temperature · A), clip), without overflow."""
     return jnp.exp(jnp.minimum(temperature * advantage, jnp.log(clip)))
-
-
-@struct.dataclass
-class Weighted:
-    """A learner whose samples ``weigh`` weighs; None leaves them as they are."""
-
-    learner: Any
-    weigh: Weigh | None = struct.field(pytree_node=False, default=None)
 
 
 @struct.dataclass
@@ -66,63 +103,71 @@ class Frozen:
 
 @struct.dataclass
 class GuidedLearner:
-    """Critics, and the learners that they guide, trained on the same batches.
+    """Critics, and a learner that they guide, trained on the same batches.
 
-    Each update first moves the critics, then every learner, weighted by what the critics now say.
+    Each update first moves the critics, by name, then one copy of ``learner`` for each of
+    ``weighs``: pairs of a name and what the copy's samples are weighed by, where None leaves them
+    as they are. The copies are one vectorised program.
     """
 
     critics: dict[str, Any]
-    learners: dict[str, Weighted]
+    learner: Any
+    weighs: tuple[tuple[str, Weigh | None], ...] = struct.field(pytree_node=False)
 
     name = "guided"
 
     @property
     def columns(self) -> tuple[str, ...]:
-        parts = [*self.critics.values(), *(w.learner for w in self.learners.values())]
+        parts = [self.learner, *self.critics.values()]
         return tuple(dict.fromkeys(column for part in parts for column in part.columns))
 
-    def init(self, key: jax.Array, example: Batch) -> dict[str, dict[str, Any]]:
+    def init(self, key: jax.Array, example: Batch) -> dict[str, Any]:
         return {
             "critics": {
                 name: critic.init(named_key(key, f"critic {name}"), example)
                 for name, critic in self.critics.items()
             },
-            "learners": {
-                name: weighted.learner.init(named_key(key, name), example)
-                for name, weighted in self.learners.items()
-            },
+            "copies": jax.vmap(lambda k: self.learner.init(k, example))(self._keys(key)),
         }
 
     def update(
-        self, state: dict[str, dict[str, Any]], batch: Batch, key: jax.Array
-    ) -> tuple[dict[str, dict[str, Any]], dict[str, Array]]:
-        critic_states, states, metrics = {}, {}, {}
+        self, state: dict[str, Any], batch: Batch, key: jax.Array
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        critic_states, metrics = {}, {}
         for name, critic in self.critics.items():
             critic_states[name], found = critic.update(
                 state["critics"][name], batch, named_key(key, f"critic {name}")
             )
             metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
-        critics = {n: c.result(critic_states[n]) for n, c in self.critics.items()}
-        loss = 0.0
-        for name, weighted in self.learners.items():
-            own = batch
-            if weighted.weigh is not None:
-                weights = jax.lax.stop_gradient(weighted.weigh(critics, batch))
-                metrics[f"{name}/weight"] = weights.mean()
-                own = {**batch, "weights": weights}
-            states[name], found = weighted.learner.update(
-                state["learners"][name], own, named_key(key, name)
-            )
-            metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
-            loss += found["loss"]
-        metrics["loss"] = loss
-        return {"critics": critic_states, "learners": states}, metrics
+        critics = {name: c.result(critic_states[name]) for name, c in self.critics.items()}
+        weights = jax.lax.stop_gradient(
+            jnp.stack([_weights(weigh, critics, batch) for _, weigh in self.weighs])
+        )
 
-    def result(self, state: dict[str, dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What each learner has learnt, and each critic, by name."""
-        learnt = {n: w.learner.result(state["learners"][n]) for n, w in self.learners.items()}
-        critics = {n: c.result(state["critics"][n]) for n, c in self.critics.items()}
-        return learnt, critics
+        def update(copy, own, k):
+            return self.learner.update(copy, {**batch, "weights": own}, k)
+
+        copies, found = jax.vmap(update)(state["copies"], weights, self._keys(key))
+        for index, (name, _) in enumerate(self.weighs):
+            own = {**found, "weight": weights.mean(axis=1)}
+            metrics |= {f"{name}/{metric}": value[index] for metric, value in own.items()}
+        metrics["loss"] = found["loss"].sum()
+        return {"critics": critic_states, "copies": copies}, metrics
+
+    def result(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What each copy of the learner has learnt, and each critic, by name."""
+        learnt = {
+            name: self.learner.result(jax.tree.map(operator.itemgetter(index), state["copies"]))
+            for index, (name, _) in enumerate(self.weighs)
+        }
+        return learnt, {n: c.result(state["critics"][n]) for n, c in self.critics.items()}
+
+    def _keys(self, key: jax.Array) -> jax.Array:
+        return jnp.stack([named_key(key, name) for name, _ in self.weighs])
+
+
+def _weights(weigh: Weigh | None, critics: Mapping[str, Critics], batch: Batch) -> Array:
+    return jnp.ones(len(batch["actions"])) if weigh is None else weigh(critics, batch)
 
 
 def _check_weights(temperature: float, clip: float) -> None:

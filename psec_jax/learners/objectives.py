@@ -6,7 +6,7 @@ value of the state that the action led to. Beyond a termination there is nothing
 truncated trajectory would have gone on, so its last state keeps its value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,20 +58,42 @@ class Return:
         return self.scale * batch["rewards"] + _discounted(self.discount, batch, following)
 
 
+# What may be kept small, by name: the columns that it is computed from, and how.
+SIGNALS: dict[str, tuple[tuple[str, ...], Callable[..., Array]]] = {
+    "costs": (("costs",), lambda costs: costs),
+    "energy": (("actions",), lambda actions: jnp.mean(jnp.square(actions), axis=-1)),
+}
+
+
 @dataclass(frozen=True)
 class DiscountedCost:
-    """The discounted sum of costs: c + γ V(s')."""
+    """The discounted sum of a signal that is to be small: c + γ V(s'), with c multiplied by
+    ``scale``.
+
+    ``signal`` names one of ``SIGNALS``: the data's ``costs``, or ``energy``, the mean square of
+    an action.
+    """
 
     discount: float = 0.99
+    signal: str = "costs"
+    scale: float = 1.0
 
     greater_is_better = False
-    columns = ("costs", "terminations")
 
     def __post_init__(self):
         _check_discount(self.discount)
+        _check_positive("scale", self.scale)
+        if self.signal not in SIGNALS:
+            raise ValueError(f"signal {self.signal!r} is unknown; expected one of {list(SIGNALS)}")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*SIGNALS[self.signal][0], "terminations")
 
     def target(self, batch, following):
-        return batch["costs"] + _discounted(self.discount, batch, following)
+        columns, compute = SIGNALS[self.signal]
+        signal = compute(*(batch[name] for name in columns))
+        return self.scale * signal + _discounted(self.discount, batch, following)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from psec_jax.evaluation import Trace
 from psec_jax.evaluation.statistics import Summary
 
 try:
@@ -75,6 +76,38 @@ def bars(
     _finish(figure, axes, path, title)
 
 
+def plane(
+    path: Path,
+    cells: Mapping[tuple[str, str], tuple[Summary, Summary]],
+    rows: Sequence[tuple[str, str]],
+    task: str,
+    title: str = "",
+) -> None:
+    """Each method's normalised reward against its normalised cost, with 95 % intervals; the
+    shaded side is safe."""
+    figure, axes = _blank(6.4)
+    for index, (method, label) in enumerate(rows):
+        if (method, task) in cells:
+            reward, cost = cells[method, task]
+            axes.errorbar(
+                cost.mean,
+                reward.mean,
+                xerr=[[cost.mean - cost.low], [cost.high - cost.mean]],
+                yerr=[[reward.mean - reward.low], [reward.high - reward.mean]],
+                fmt="o",
+                capsize=2,
+                label=label,
+                **_colour(index),
+            )
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(left=-0.1)
+    axes.axvspan(-0.1, 1, color="#228833", alpha=0.08, linewidth=0)
+    axes.axvline(1, color="black", linewidth=0.5, linestyle="--")
+    axes.set_xlabel("normalised cost")
+    axes.set_ylabel("normalised reward")
+    _finish(figure, axes, path, title)
+
+
 def lines(
     path: Path,
     curves: Mapping[str, Mapping[float, Summary]],
@@ -130,27 +163,52 @@ def distribution(
 
 def weights_over_episode(
     path: Path,
-    weights: Float[np.ndarray, "step skill"],
-    rewards: Float[np.ndarray, "step"],
+    trace: Trace,
     names: Sequence[str],
     title: str = "",
 ) -> None:
-    """α(s) of each skill at each step of an episode, above the reward of that step."""
+    """α(s) of each skill at each step of an episode, above reward and cost of that step; where
+    there is a cost, the background is shaded."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     for index, name in enumerate(names):
-        above.plot(weights[:, index], label=name, linewidth=1, **_colour(index))
+        above.plot(trace.weights[:, index], label=name, linewidth=1, **_colour(index))
     above.axhline(1.0, color="black", linewidth=0.5, linestyle=":")
     above.axhline(0.0, color="black", linewidth=0.5, linestyle=":")
     above.set_ylabel("weight α(s)")
-    above.legend(frameon=False, loc="best")
     above.set_title(title)
-    below.plot(rewards, color="#555555", linewidth=1)
+    below.plot(trace.rewards, color="#555555", linewidth=1, label="reward")
     below.set_ylabel("reward")
+    if trace.costs.any():
+        below.plot(trace.costs, color="#cc3311", linewidth=1, label="cost")
+        below.set_ylabel("reward, cost")
+        below.legend(frameon=False, loc="best", fontsize=8)
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], trace.costs > 0, [0]])))
+        for index, (start, end) in enumerate(edges.reshape(-1, 2)):
+            label = "cost" if index == 0 else None
+            above.axvspan(start, end, color="#cc3311", alpha=0.12, linewidth=0, label=label)
+    above.legend(frameon=False, loc="best")
     below.set_xlabel("environment step")
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
+
+
+def picture_strip(
+    path: Path, trace: Trace, names: Sequence[str], count: int = 6, title: str = ""
+) -> None:
+    """Pictures along an episode, each with its step and the weights of that step."""
+    chosen = np.unique(np.linspace(0, len(trace.pictures) - 1, count).round().astype(int))
+    figure = Figure(figsize=(2.2 * len(chosen), 2.9), layout="constrained")
+    for axes, index in zip(np.atleast_1d(figure.subplots(1, len(chosen))), chosen, strict=True):
+        step, picture = trace.pictures[index]
+        axes.imshow(picture)
+        axes.set_axis_off()
+        weights = zip(names, trace.weights[step], strict=True)
+        words = "\n".join(f"{name} {weight:.2f}" for name, weight in weights)
+        axes.set_title(f"step {step}\n{words}", fontsize=8)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
 
 
 def _colour(index: int) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Numbers that the paper reports, to stand beside ours (ICLR 2025, arXiv 2502.05932)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from psec_jax.report.tables import markdown
 
 # Returns in the continual setting, 10 target demonstrations: method → column → return.
 CONTINUAL = {
@@ -48,3 +50,51 @@ def dynamics_shift(columns: Iterable[str]) -> dict[str, dict[str, float]]:
             found.setdefault("psec", {})[column] = scores[shift]
             found.setdefault("best_baseline", {})[column] = scores["best"]
     return found
+
+
+# Normalised reward and cost (limit 10) on DSRL's data: the means of each family by method, and
+# PSEC's by task.
+SAFETY_MEANS = {
+    "MetaDrive": {
+        "BC": (0.40, 3.21), "CDT": (0.25, 1.45), "CPQ": (-0.06, 0.24), "COptiDICE": (0.63, 10.26),
+        "FISOR": (0.36, 0.25), "ASEC": (0.67, 2.02), "NSEC": (0.53, 0.76), "PSEC": (0.50, 0.03),
+    },
+    "BulletGym": {
+        "BC": (0.72, 10.58), "CDT": (0.63, 2.09), "CPQ": (0.32, 5.28), "COptiDICE": (0.55, 7.64),
+        "FISOR": (0.39, 0.10), "ASEC": (0.58, 3.20), "NSEC": (0.62, 4.24), "PSEC": (0.41, 0.33),
+    },
+}  # fmt: skip
+SAFETY = {
+    "metadrive/easysparse": (0.55, 0.02),
+    "metadrive/easymean": (0.37, 0.00),
+    "metadrive/easydense": (0.51, 0.01),
+    "metadrive/mediumsparse": (0.76, 0.03),
+    "metadrive/mediummean": (0.61, 0.01),
+    "metadrive/mediumdense": (0.66, 0.02),
+    "metadrive/hardsparse": (0.34, 0.04),
+    "metadrive/hardmean": (0.39, 0.07),
+    "metadrive/harddense": (0.34, 0.07),
+    "bullet/antrun": (0.59, 0.33),
+    "bullet/ballrun": (0.15, 0.95),
+    "bullet/carrun": (0.83, 0.00),
+    "bullet/dronerun": (0.47, 0.87),
+    "bullet/antcircle": (0.20, 0.00),
+    "bullet/ballcircle": (0.34, 0.22),
+    "bullet/carcircle": (0.36, 0.20),
+    "bullet/dronecircle": (0.33, 0.07),
+}
+
+
+def multi_objective(tasks: Sequence[str]) -> str:
+    """A table of what the paper reports: PSEC on ``tasks``, and every method's family means."""
+    methods = list(SAFETY_MEANS["MetaDrive"])
+    families = {"metadrive/": "MetaDrive", "bullet/": "BulletGym"}
+    shown = [name for start, name in families.items() if any(t.startswith(start) for t in tasks)]
+
+    def cell(row: str, method: str) -> str:
+        only = {"PSEC": SAFETY.get(row)}
+        pair = SAFETY_MEANS[row].get(method) if row in SAFETY_MEANS else only.get(method)
+        return "–" if pair is None else f"{pair[0]:.2f} / {pair[1]:.2f}"
+
+    rows = [(task, task) for task in tasks] + [(name, f"{name} mean") for name in shown]
+    return markdown(rows, methods, cell, corner="reward / cost, reported")

@@ -2,7 +2,7 @@
 
 import json
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -55,9 +55,14 @@ def read(paths: Iterable[Path]) -> list[Measurement]:
 
 
 def summaries(
-    rows: Iterable[Measurement], metric: str = "return"
+    rows: Iterable[Measurement],
+    metric: str = "return",
+    score: Callable[[str, np.ndarray], np.ndarray] = lambda task, values: values,
 ) -> dict[tuple[str, str], Summary]:
-    """(method, task) → the summary over seeds of its last step's ``metric``."""
+    """(method, task) → the summary over seeds of its last step's ``metric``.
+
+    ``score(task, values)`` makes of the values what is summarised.
+    """
     latest: dict[tuple[str, str], dict[int, Measurement]] = {}
     for row in rows:
         if row.metric == metric:
@@ -65,6 +70,8 @@ def summaries(
             if row.seed not in seeds or row.step >= seeds[row.seed].step:
                 seeds[row.seed] = row
     return {
-        cell: summarise([np.array(row.values or [row.value]) for row in seeds.values()])
-        for cell, seeds in latest.items()
+        (method, task): summarise(
+            [score(task, np.array(row.values or [row.value])) for row in seeds.values()]
+        )
+        for (method, task), seeds in latest.items()
     }

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from psec_jax.evaluation.statistics import Summary
 
 
@@ -42,6 +44,57 @@ def returns_table(
         return f"{mean} [{low}, {high}]"
 
     return markdown(rows, columns, cell)
+
+
+Cells = Mapping[tuple[str, str], tuple[Summary, Summary]]
+FAMILIES = {"metadrive": "MetaDrive mean", "bullet": "BulletGym mean"}
+
+
+def safety_table(
+    cells: Cells,
+    rows: Sequence[tuple[str, str]],
+    tasks: Sequence[str],
+    intervals: bool = False,
+) -> str:
+    """Normalised reward / normalised cost: a line for each task and for the mean of a family of
+    several, a column for each method of ``rows``.
+
+    ``cells`` maps (method, task) to the summaries of both. A mean cost of at most 1 is safe and
+    bold; the best safe reward of a line is marked by *.
+    """
+    lines = []
+    for task in tasks:
+        found = {key: cells[key, task] for key, _ in rows if (key, task) in cells}
+        lines.append((task, {key: (r.mean, c.mean) for key, (r, c) in found.items()}, found))
+    for family, label in FAMILIES.items():
+        own = [means for task, means, _ in lines if task.startswith(f"{family}/")]
+        if len(own) > 1:
+            shared = [key for key, _ in rows if all(key in means for means in own)]
+            means = {key: tuple(np.mean([m[key] for m in own], axis=0)) for key in shared}
+            lines.append((f"{label} ({len(own)} tasks)", means, {}))
+    by_name = {name: _safety_cells(means, found, intervals) for name, means, found in lines}
+    methods = {label: key for key, label in rows}
+    return markdown(
+        [(name, name) for name in by_name],
+        list(methods),
+        lambda name, label: by_name[name].get(methods[label], "–"),
+        corner="reward / cost",
+    )
+
+
+def _safety_cells(means, found, intervals) -> dict[str, str]:
+    safe = {key: reward for key, (reward, cost) in means.items() if cost <= 1}
+    cells = {}
+    for key, (reward, cost) in means.items():
+        words = [f"{reward:.2f}", f"{cost:.2f}"]
+        if intervals and key in found:
+            pairs = zip(words, found[key], strict=True)
+            words = [f"{word} [{one.low:.2f}, {one.high:.2f}]" for word, one in pairs]
+        text = " / ".join(words)
+        if key in safe:
+            text = f"**{text}**" + ("*" if reward == max(safe.values()) else "")
+        cells[key] = text
+    return cells
 
 
 def published_table(

@@ -5,8 +5,10 @@ import json
 import sys
 from pathlib import Path
 
+from psec_jax.networks.activations import ACTIVATIONS
 from psec_jax.skills.format import skill_config
 from psec_jax.skills.library import SkillLibrary
+from psec_jax.skills.published import import_published
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -19,6 +21,8 @@ def main(arguments: list[str] | None = None) -> None:
             sub.add_argument(name)
         if command == "import":
             sub.add_argument("--as", dest="name", help="another name for the skill")
+        elif command == "import-psec":
+            _add_published(sub)
     chosen = parser.parse_args(arguments)
     try:
         _run(chosen)
@@ -34,10 +38,30 @@ _COMMANDS = {
     "remove": ("delete one skill", ("name",)),
     "export": ("write one skill as one file", ("name", "file")),
     "import": ("add a skill that was exported", ("file",)),
+    "import-psec": (
+        "make a new library of the pickled checkpoints that the paper's authors published: the "
+        "pretrained policy and the skills 'reward' and 'safety'; the file of a composition is not "
+        "read; nothing in the files is run",
+        (),
+    ),
 }
 
 
+def _add_published(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", type=Path, required=True, help="their pretrained file")
+    parser.add_argument("--skills", type=Path, help="their file of LoRA skills on it")
+    parser.add_argument(
+        "--activation",
+        choices=sorted(ACTIVATIONS),
+        required=True,
+        help="of the library's network: they pretrained with mish and learnt skills with swish",
+    )
+
+
 def _run(chosen: argparse.Namespace) -> None:
+    if chosen.command == "import-psec":
+        _list(import_published(chosen.path, chosen.base, chosen.activation, chosen.skills))
+        return
     library = SkillLibrary.open(chosen.path)
     if chosen.command == "list":
         _list(library)

@@ -147,7 +147,8 @@ def test_weights_are_traced_along_one_episode(log, gaussian, make_bank):
     policy = gaussian.with_bank(make_bank(gaussian))
     composed = ComposedPolicy.create(policy, ContextNetwork(3, (8,)), "parameter", KEY)
     composed = composed.with_context(jax.tree.map(lambda p: p + 0.1, composed.context_params))
-    weights, rewards = trace_weights(composed, "short", key=jax.random.key(0))
+    trace = trace_weights(composed, "short", key=jax.random.key(0))
+    weights, rewards = trace.weights, trace.rewards
     (seed,) = log["seeds"]
     steps = seed % 7 + 1
     assert steps > 2

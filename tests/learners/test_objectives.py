@@ -13,8 +13,6 @@ ROWS = 6
 DISCOUNTS = st.floats(0, 0.999)
 OBJECTIVES = [Return(0.9, 2.0), DiscountedCost(0.9), Feasibility(0.9)]
 
-each = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
-
 
 def numbers(bound):
     return arrays.arrays(np.float32, ROWS, elements=st.floats(-bound, bound, width=32))
@@ -73,14 +71,14 @@ def test_costs_above_the_threshold_are_unsafe_and_at_it_safe():
     np.testing.assert_array_equal(relabelled, [-0.5, -0.5, -0.5, 4, 4])
 
 
-@each
-def test_nothing_is_to_come_beyond_a_termination_but_a_truncation_would_have_gone_on(objective):
+@pytest.mark.parametrize(("objective", "ended"), zip(OBJECTIVES, (2, 1, 25), strict=True))
+def test_nothing_is_to_come_beyond_a_termination_but_a_truncation_would_have_gone_on(
+    objective, ended
+):
     terminations, truncations = np.eye(3, dtype=bool)[:2]
-    costs, following = np.float32([0, 1, 1]), np.float32([30, 40, 50])
     ends = {"terminations": terminations, "truncations": truncations}
-    batch = data_of(costs, costs=costs, **ends).device(objective.columns)
-    scale = getattr(objective, "scale", 1.0)
-    ended = objective.safe if isinstance(objective, Feasibility) else scale * costs[0]
+    batch = data_of(np.ones(3), costs=np.ones(3), **ends).device(objective.columns)
+    following = np.float32([30, 40, 50])
     for values in (following, 1e30 * following, -following):
         assert objective.target(batch, values)[0] == ended
     target, less = objective.target(batch, following), objective.target(batch, following - 1)
@@ -110,17 +108,15 @@ def test_rewards_that_never_vary_are_left_as_they_are(reward):
     assert Return.scaled_to(data_of(np.full(1000, reward))) == Return()
 
 
-@each
-def test_data_without_what_an_objective_reads_are_refused(objective):
+@pytest.mark.parametrize("objective", OBJECTIVES[1:])
+def test_only_objectives_of_costs_need_costs(objective):
     data = data_of(np.arange(3.0))
-    if isinstance(objective, Return):
-        assert set(data.device(objective.columns)) == {"rewards", "terminations"}
-    else:
-        with pytest.raises(ValueError, match="these data have no costs"):
-            data.device(objective.columns)
+    assert set(data.device(Return().columns)) == {"rewards", "terminations"}
+    with pytest.raises(ValueError, match="these data have no costs"):
+        data.device(objective.columns)
 
 
-@each
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("discount", [-0.1, 1.0, 1.5, float("nan")])
 def test_discounts_outside_zero_to_one_are_refused(objective, discount):
     with pytest.raises(ValueError, match=rf"discount must be in \[0, 1\), not {discount}"):

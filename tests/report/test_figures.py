@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from psec_jax.evaluation import Trace
 from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures
 
@@ -124,12 +125,15 @@ def test_lines_go_through_the_means_in_order(tmp_path, drawn, logarithmic):
 def test_weights_are_drawn_by_skill_above_the_rewards(tmp_path, drawn):
     generator = np.random.default_rng(0)
     weights, rewards = generator.uniform(size=(30, 2)), generator.uniform(size=30)
-    figures.weights_over_episode(
-        tmp_path / "weights.png", weights, rewards, ["walk", "run"], title="α(s)"
-    )
+    costs = np.repeat([0.0, 1.0, 0.0, 2.0, 1.0], [5, 3, 10, 4, 8])
+    trace = Trace(weights, rewards, costs)
+    figures.weights_over_episode(tmp_path / "weights.png", trace, ["walk", "run"], title="α(s)")
     assert_picture(tmp_path / "weights.png")
     above, below = drawn[0].axes
     curves = {line.get_label(): line.get_ydata() for line in above.lines[:2]}
     np.testing.assert_array_equal(curves["walk"], weights[:, 0])
     np.testing.assert_array_equal(curves["run"], weights[:, 1])
     np.testing.assert_array_equal(below.lines[0].get_ydata(), rewards)
+    np.testing.assert_array_equal(below.lines[1].get_ydata(), costs)
+    spans = [(p.get_x(), p.get_x() + p.get_width()) for p in above.patches]
+    assert spans == [(5, 8), (18, 30)]

@@ -15,6 +15,8 @@ STUDIES = {
     "training_curves": ["evaluation.curve_every=10", "chain=walker_walk"],
     "rank_ablation": ["adapter.rank=2,4"],
     "context_ablation": [],
+    "dynamics_shift": ["shift=gravity", "methods=[zero_shot]"],
+    "target_data": ["target.fraction=0.05,0.1", "methods=[scratch]"],
 }
 
 
@@ -36,7 +38,7 @@ def test_every_reproduction_script_has_a_run_below():
 def test_a_reproduction_script_runs_through_and_leaves_its_figure_and_table(study, tmp_path):
     out = tmp_path / study
     script = ROOT / "scripts" / "reproduce" / f"{study}.sh"
-    process = call(script, *SMALL, *STUDIES[study], OUT=str(out))
+    process = call(script, *SMALL, *STUDIES[study], OUT=str(out), DATA="local")
     assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-2000:]
     assert list(out.glob(f"{study}*.png")) and list(out.glob(f"{study}*.md"))
 

@@ -1,0 +1,298 @@
+"""Multi-objective, safe control: a reward and a safety skill on one policy (paper, section 5.1).
+
+    python -m experiments.multi_objective task=metadrive/easymean cost_limit=10
+
+π₀ is cloned from all data, safe and not. Each skill is learnt from the same data by the advantage
+of its own critic; a context network mixes them, trained on the trajectories that are both safe
+and rewarding. Of several sampled actions the safest is acted.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+import psec_jax as psec
+from experiments.compilation import keep_compiled_programs
+from experiments.config import ConfigError, MultiObjective, parse
+from experiments.recording import Recorder, start_recording
+from experiments.simulators import Simulators
+from experiments.stages import Stages
+from psec_jax.data.registry import local_datasets
+from psec_jax.data.selection import safe_and_rewarding
+from psec_jax.envs import known_ids
+from psec_jax.evaluation import scores, trace_weights
+from psec_jax.learners import FisorWeights
+from psec_jax.report import figures, published
+from psec_jax.report.tables import safety_table
+
+SETTING = "multi_objective"
+
+
+class Seed(Stages):
+    """One seed of one configuration: its data, and what several methods build on, made once."""
+
+    config: MultiObjective
+
+    @functools.cached_property
+    def data(self) -> psec.TransitionDataset:
+        """All trajectories, safe and not."""
+        return psec.load_dataset(dataset_name(self.config))
+
+    @functools.cached_property
+    def safe_data(self) -> psec.TransitionDataset:
+        """The trajectories within the cost limit."""
+        return safe_and_rewarding(self.data, self.config.cost_limit, return_quantile=0.0).data
+
+    @functools.cached_property
+    def best_data(self) -> psec.TransitionDataset:
+        """The trajectories that are both safe and rewarding, which say how skills are mixed."""
+        selection = safe_and_rewarding(
+            self.data, self.config.cost_limit, self.config.return_quantile
+        )
+        print(f"context network (seed {self.seed}): {selection}", flush=True)
+        facts = {"safe": selection.safe, "chosen": selection.chosen}
+        self.recorder.writer.write(f"selection (seed {self.seed})", 0, facts)
+        return selection.data
+
+    @functools.cached_property
+    def library(self) -> psec.SkillLibrary:
+        """Around π₀, by behaviour cloning of all data."""
+        path = self.out / "library"
+        if path.exists():
+            return psec.SkillLibrary.open(path)
+        return psec.SkillLibrary.create(
+            path, self.clone("pretrain", self.data, self.config.pretrain)
+        )
+
+    @functools.cached_property
+    def critics(self) -> Mapping[str, psec.Critics]:
+        """Those of the skills, which are put into the library."""
+        objectives = self.config.objectives
+        skills, critics = psec.learn_skills(
+            self.library.base,
+            self.data,
+            skills={name: plan.build() for name, plan in objectives.skills.items()},
+            adapter=self.config.adapter.build("low_rank"),
+            **self.config.skill.options(),
+            **objectives.options(self.data),
+            **self.fitting("skills"),
+        )
+        for name, learnt in skills.items():
+            if name not in self.library.names():
+                dataset = dataset_name(self.config)
+                self.library.add(name, learnt, dataset=dataset, seed=self.seed)
+        return critics
+
+    def clone(self, label: str, data: psec.TransitionDataset, stage) -> psec.Policy:
+        backbone = self.config.backbone.build(data.action_size)
+        return psec.pretrain(data, backbone=backbone, **stage.options(), **self.fitting(label))
+
+    def choosing(self, policy: Any, critics: Mapping[str, psec.Critics]) -> Any:
+        """``policy`` acting by the best of some samples."""
+        acting, candidates = self.config.objectives.acting, self.config.objectives.candidates
+        return policy if candidates == 1 else psec.BestOf(policy, critics[acting], candidates)
+
+
+def bc(run: Seed) -> Any:
+    """π₀: cloning of all data."""
+    return run.library.base
+
+
+def bc_safe(run: Seed) -> Any:
+    """Cloning of the safe trajectories."""
+    return run.clone("bc_safe", run.safe_data, run.config.scratch)
+
+
+def fisor(run: Seed) -> Any:
+    """One policy whose samples are weighed by feasibility and, where feasible, by reward."""
+    backbone = run.config.backbone.build(run.data.action_size)
+    statistics = psec.Statistics.of(run.data.observations)
+    policy, critics = psec.improve(
+        psec.Policy.create(backbone, statistics, run.key("create fisor")),
+        run.data,
+        weigh=FisorWeights(),
+        **run.config.scratch.options(),
+        **run.config.objectives.options(run.data),
+        **run.fitting("fisor"),
+    )
+    return run.choosing(policy, critics)
+
+
+def alone(run: Seed, name: str) -> Any:
+    """π₀ with one skill at weight 1, without any choice among samples."""
+    run.critics  # noqa: B018  (puts the skills into the library)
+    return run.library.base.with_bank(run.library.bank([name]))
+
+
+def composed(run: Seed, level: str = "parameter", context: bool = True) -> Any:
+    """π₀ and all skills, mixed by weights that are learnt on the safe and rewarding data."""
+    critics, config = run.critics, run.config
+    names = list(config.objectives.skills)
+    agent = psec.compose(
+        run.library,
+        run.best_data,
+        skills=names,
+        level=level,
+        context=context,
+        hidden=tuple(config.composer.hidden),
+        anchor=[config.anchor[name] for name in names] if config.anchor else None,
+        anchor_strength=config.anchor_strength,
+        **config.context.options(),
+        **run.fitting(f"compose {level}{'' if context else ' fixed'}"),
+    )
+    return run.choosing(agent, critics)
+
+
+METHODS: dict[str, tuple[str, Callable[[Seed], Any]]] = {
+    "bc": ("BC", bc),
+    "bc_safe": ("BC-safe", bc_safe),
+    "fisor": ("FISOR", fisor),
+    "asec": ("ASEC", partial(composed, level="action")),
+    "asec_fixed": ("ASEC w/o context", partial(composed, level="action", context=False)),
+    "nsec": ("NSEC", partial(composed, level="noise")),
+    "nsec_fixed": ("NSEC w/o context", partial(composed, level="noise", context=False)),
+    "psec": ("PSEC", composed),
+    "psec_fixed": ("PSEC w/o context", partial(composed, context=False)),
+}
+
+
+def methods(config: MultiObjective) -> dict[str, tuple[str, Callable[[Seed], Any]]]:
+    """Every method, each skill alone among them."""
+    skills = {
+        name: (f"{name.capitalize()} skill", partial(alone, name=name))
+        for name in config.objectives.skills
+    }
+    return {**METHODS, **skills}
+
+
+def run(config: MultiObjective, out: Path, recorder: Recorder) -> None:
+    """Every method with every seed, then the table and the figures."""
+    known, task = methods(config), config.task
+    with Simulators(min(psec.envs.copies_at_once(task), config.evaluation.episodes)) as simulators:
+        # Made before anything is learnt: a simulator may be missing.
+        vector = simulators.of(task)
+        for seed in config.seeds:
+            this = Seed(config, seed, out / f"seed_{seed}", recorder)
+            record = partial(recorder.evaluation, setting=SETTING, task=task, seed=seed)
+            for method in config.methods:
+                if recorder.has(method, task, seed, "cost"):
+                    continue
+                agent = known[method][1](this)
+                evaluation = psec.evaluate(
+                    agent,
+                    vector,
+                    episodes=config.evaluation.episodes,
+                    key=this.key("evaluate"),
+                )
+                if method == "psec" and seed == config.seeds[0]:
+                    trace(config, agent, this, recorder)
+                stage = config.pretrain if method == "bc" else config.scratch
+                record(method=method, step=stage.steps, evaluation=evaluation)
+                record(method=method, step=stage.steps, evaluation=evaluation, metric="cost")
+    report(config, out, recorder)
+
+
+def trace(config: MultiObjective, agent: Any, this: Seed, recorder: Recorder) -> None:
+    """α(s) over one episode, as a figure and as numbers, with pictures where there are any."""
+    pictures = 10 if config.task.startswith("metadrive/") else 0
+    found = trace_weights(agent, config.task, key=this.key("trace"), picture_every=pictures)
+    recorder.trace("weights", found, agent.names, title=f"PSEC, {config.task}")
+
+
+def report(config: MultiObjective, out: Path, recorder: Recorder) -> None:
+    """Normalised reward and cost in the paper's layout, and each method in their plane."""
+    known = methods(config)
+    rows = [(name, known[name][0]) for name in config.methods]
+    parts = []
+    for limit in (config.cost_limit, *config.other_limits):
+        cells = score_cells(recorder, limit)
+        one = next(iter(cells.values()))[0]
+        parts += [
+            f"Normalised reward / normalised cost at limit {limit:g} (at most 1 is safe: bold; * "
+            f"marks the best safe reward), means and 95 % bootstrap intervals over {one.episodes} "
+            f"episodes ({one.seeds} seed(s)).\n",
+            safety_table(cells, rows, [config.task], intervals=True),
+        ]
+        figures.plane(out / f"plane_{limit:g}.png", cells, rows, config.task, title=config.task)
+        recorder.figure(out / f"plane_{limit:g}.png")
+    paper = published.multi_objective([config.task])
+    parts += ["As the paper reports, on DSRL's data:\n", paper]
+    recorder.text("table.md", "\n".join(parts))
+
+
+def score_cells(recorder: Recorder, limit: float) -> dict:
+    """(method, task) → the summaries of normalised reward and of normalised cost."""
+    returns = recorder.summaries("return", lambda task, x: scores.dsrl_reward(dsrl_name(task), x))
+    costs = recorder.summaries("cost", lambda _, x: scores.dsrl_cost(x, limit))
+    return {cell: (returns[cell], costs[cell]) for cell in returns}
+
+
+def dsrl_name(task: str) -> str:
+    """What DSRL calls the task of an environment's id."""
+    return f"dsrl/{task.partition('/')[2]}"
+
+
+def dataset_name(config: MultiObjective) -> str:
+    """The name that ``config.dataset`` stands for."""
+    if config.dataset == "dsrl":
+        return dsrl_name(config.task)
+    if config.dataset == "local":
+        return f"local/{config.task.removeprefix('bullet/').replace('/', '-')}-mixed"
+    return config.dataset
+
+
+def check(config: MultiObjective) -> None:
+    """Refuse what the schema alone cannot: unknown tasks, data and methods, bad limits."""
+    config.check(methods(config))
+    tasks = [known for known in known_ids() if known.startswith(("bullet/", "metadrive/"))]
+    if config.task not in tasks:
+        raise ConfigError(f"task {config.task!r} is unknown; expected one of {', '.join(tasks)}")
+    name = dataset_name(config)
+    if config.dataset == "local" and name not in local_datasets():
+        raise ConfigError(
+            f"there is no {name}: use dataset=dsrl, or make one with python -m experiments.collect"
+        )
+    for limit in (config.cost_limit, *config.other_limits):
+        if not limit > 0:
+            raise ConfigError(f"cost limits must be above 0, not {limit!r}")
+    skills = config.objectives.skills
+    if config.anchor and set(config.anchor) != set(skills):
+        raise ConfigError(f"anchor {dict(config.anchor)} must name each of {list(skills)}")
+    if taken := sorted(set(skills) & set(METHODS)):
+        raise ConfigError(f"skills {taken} are called as methods are; choose other names")
+    needed = {"return", "feasibility"}
+    if "fisor" in config.methods and not needed <= set(config.objectives.critics):
+        raise ConfigError("fisor needs the critics return and feasibility")
+    if not 0 <= config.return_quantile < 1:
+        raise ConfigError(f"return_quantile must be in [0, 1), not {config.return_quantile}")
+    if config.backbone.kind != "diffusion" and {"nsec", "nsec_fixed"} & set(config.methods):
+        raise ConfigError("nsec mixes noise predictions, which only backbone=diffusion makes")
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="multi_objective")
+def main(config: DictConfig) -> None:
+    out = Path(HydraConfig.get().runtime.output_dir)
+    resolved = OmegaConf.to_container(config, resolve=True)
+    keep_compiled_programs()
+    try:
+        parsed = parse(config, MultiObjective)
+        check(parsed)
+        with start_recording(out, resolved, parsed.logger) as recorder:
+            run(parsed, out, recorder)
+    except (ConfigError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    print((out / "table.md").read_text())
+    print(f"figures    {', '.join(sorted(str(p) for p in out.glob('*.png')))}")
+    print(f"libraries  {', '.join(str(p) for p in sorted(out.glob('seed_*/library')))}")
+    print(f"results    {out / 'results.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Reading arrays out of a pickle without running anything that the pickle asks for.
+
+A pickle is a program: loading one looks up whatever names it holds and calls them. This reader
+has nothing to offer such a program. Each name that arrays and plain containers need stands for
+``dict`` or for an inert class of this module, which does no more than keep bytes, a dtype and a
+shape; any other name is refused before it is looked up. So no function of NumPy, JAX, Flax or
+optax is called by the file, and the one that is called here, ``np.frombuffer``, meets dtypes of
+numbers alone. Only ``psec_jax.skills.published`` uses it; nothing else in psec_jax reads pickles.
+"""
+
+import io
+import pickle
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from psec_jax.errors import BrokenFile
+
+Leaf = np.ndarray | int | float
+
+
+def read_state(path: Path) -> dict[str, Leaf]:
+    """The arrays and numbers in a pickled state dict, by their path: ``{"a/b/kernel": array}``.
+
+    Whatever else a plain container may hold (``None``, strings, lists) is left out. Raises
+    ``BrokenFile`` for a file that is missing, damaged, no nested dict, or that asks for anything
+    but arrays of numbers and plain containers.
+    """
+    if not path.is_file():
+        raise BrokenFile(f"{path} is missing or not a plain file")
+    data = path.read_bytes()
+    try:
+        return _leaves(_ArraysOnly(io.BytesIO(data)).load())
+    except Exception as error:  # a damaged pickle may raise any of them
+        raise BrokenFile(
+            f"{path} is no pickle of arrays in plain containers: {str(error) or repr(error)}; "
+            "nothing in it was run"
+        ) from None
+
+
+def _leaves(state: Any) -> dict[str, Leaf]:
+    leaves, seen, waiting = {}, set(), [("", state)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, dict):
+            if id(value) in seen:  # it may be endless
+                _refuse(f"it holds the dict at {path!r} in two places")
+            seen.add(id(value))
+            for key, part in value.items():
+                if not isinstance(key, str) or "/" in key:
+                    _refuse(f"{key!r} at {path!r} is not a name")
+                waiting.append((f"{path}/{key}" if path else key, part))
+        elif not path:
+            _refuse(f"it holds a {type(value).__name__}, expected a dict")
+        elif isinstance(value, _Array):
+            leaves[path] = value.array
+        elif isinstance(value, int | float):
+            leaves[path] = value
+    return leaves
+
+
+def _refuse(what: str) -> NoReturn:
+    raise pickle.UnpicklingError(what)
+
+
+class _Inert:
+    """What the file makes instead of what it names: on its own it forgets everything.
+
+    ``__setstate__`` is defined because pickle would otherwise set any attribute that the file
+    tells it to, of these classes themselves as well.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *arguments: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        _refuse(f"it gives a state to what has none: {type(self).__name__}")
+
+
+class _Dtype(_Inert):
+    """``numpy.dtype(code, align, copy)``, of booleans, integers and floats only."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code: str, *_: Any):
+        if not re.fullmatch(r"[biuf][1248]", code):
+            what = "object dtype" if code.startswith("O") else f"dtype {code!r}"
+            _refuse(f"it holds an array of {what}, expected numbers")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(_Inert):
+    """An array as NumPy pickles it: made empty, then given (version, shape, dtype, …, bytes)."""
+
+    __slots__ = ("array",)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran_order, data = state
+        self._fill(data, dtype, shape, "F" if fortran_order else "C")
+
+    def _fill(self, data: bytes, dtype: _Dtype, shape: tuple, order: str) -> None:
+        self.array = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
+
+
+class _BufferArray(_Array):
+    """A contiguous array as NumPy pickles it by protocol 5."""
+
+    __slots__ = ()
+
+    def __init__(self, data: bytes, dtype: _Dtype, shape: tuple, order: str, *_: Any):
+        self._fill(data, dtype, shape, order)
+
+
+class _Scalar(_Array):
+    """A NumPy scalar."""
+
+    __slots__ = ()
+
+    def __init__(self, dtype: _Dtype, data: bytes):
+        self._fill(data, dtype, (), "C")
+
+
+class _JaxArray(_Array):
+    """An array as JAX pickles it: how NumPy would make it, and its state."""
+
+    __slots__ = ()
+
+    def __init__(self, make: Any, _: tuple, state: tuple, *__: Any):
+        if make is not _Array:
+            _refuse("it holds a JAX array that is not made of a NumPy array")
+        self.__setstate__(state)
+
+
+_STANDS_FOR = {
+    "collections.OrderedDict": dict,
+    "flax.core.frozen_dict.FrozenDict": dict,
+    "numpy.dtype": _Dtype,
+    "numpy.ndarray": _Array,
+    "jax._src.array._reconstruct_array": _JaxArray,
+    "optax._src.base.EmptyState": _Inert,
+    "optax._src.transform.ScaleByAdamState": _Inert,
+    "optax._src.transform.ScaleByScheduleState": _Inert,
+}
+for _core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
+    _STANDS_FOR[f"{_core}.multiarray._reconstruct"] = _Array
+    _STANDS_FOR[f"{_core}.multiarray.scalar"] = _Scalar
+    _STANDS_FOR[f"{_core}.numeric._frombuffer"] = _BufferArray
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        asked = f"{module}.{name}"
+        if asked not in _STANDS_FOR:
+            _refuse(f"it asks for {asked!r}")
+        return _STANDS_FOR[asked]

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Figure beyond the paper: normalised score by the share of the target's data, 1 to 50 %.
+# Words given to this script are Hydra overrides, e.g. scale=demo or robot=halfcheetah.
+# OUT=folder says where results go (outputs/reproduce/target_data).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. scripts/install.sh
+
+out=${OUT:-outputs/reproduce/target_data}
+.venv/bin/python -m experiments.dynamics_shift --multirun hydra.sweep.dir="$out" \
+  scale=paper 'methods=[scratch,joint,psec]' seeds=[0,1,2] \
+  target.fraction=0.01,0.02,0.05,0.1,0.5 "$@"
+.venv/bin/python -m experiments.report target_data "$out"

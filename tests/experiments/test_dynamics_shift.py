@@ -1,0 +1,154 @@
+"""The dynamics-shift runner, whole, at the smallest scale."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+import psec_jax as psec
+from experiments.config import ConfigError, DynamicsShift, parse
+from experiments.dynamics_shift import METHODS, Seed, check, column_name, run, target_data
+from experiments.recording import Recorder, start_recording
+from psec_jax.evaluation import scores
+from psec_jax.report import results
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("scale=smoke", "progress=false", "evaluation.episodes=1", "critics.candidates=2")
+OURS = [name for name in METHODS if name not in ("cql", "td3bc")]
+
+
+def configure(*overrides: str) -> DynamicsShift:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = parse(compose("dynamics_shift", [*SMALL, *overrides]), DynamicsShift)
+    check(config)
+    return config
+
+
+def launch(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "experiments.dynamics_shift", f"hydra.run.dir={folder}"]
+    return subprocess.run([*command, *SMALL, *overrides], cwd=ROOT, capture_output=True, text=True)
+
+
+WORDS = ("seeds=[3]", f"methods=[{','.join(OURS)}]", "shift=gravity+friction")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("dynamics_shift") / "run"
+    process = launch(out, *WORDS)
+    assert process.returncode == 0, process.stderr
+    return out, process.stdout
+
+
+def test_a_run_measures_every_method_and_normalises_its_returns(finished):
+    out, printed = finished
+    rows = results.read([out / "results.jsonl"])
+    returns = {row.method: row for row in rows if row.metric == "return"}
+    normalised = {row.method: row for row in rows if row.metric == "score"}
+    assert set(returns) == set(normalised) == set(OURS)
+    for method, row in normalised.items():
+        expected = scores.d4rl_score("walker2d-medium-v2", np.array(returns[method].values))
+        np.testing.assert_allclose(row.values, expected)
+    table = (out / "table.md").read_text()
+    assert table in printed
+    assert "| walker2d medium, gravity+friction |" in table
+    assert (out / "scores.png").stat().st_size > 5000
+
+
+def test_a_further_source_is_a_skill_beside_the_targets(finished):
+    out, _ = finished
+    library = psec.SkillLibrary.open(out / "seed_3" / "library")
+    assert library.names() == ("friction", "target")
+    assert "AdvantageWeights" in library.get("target").provenance["weights"]
+    assert library.get("friction").provenance["dataset"] == "local/walker2d-friction0.5-good"
+
+
+def test_a_run_started_again_goes_on_to_the_same_numbers(finished, tmp_path):
+    """Killed after some methods and in the middle of a row, it does only what is missing."""
+    whole, _ = finished
+    lines = (whole / "results.jsonl").read_text().splitlines(keepends=True)
+    out = tmp_path / "again"
+    (out / "seed_3").mkdir(parents=True)
+    psec.SkillLibrary.create(
+        out / "seed_3" / "library", psec.SkillLibrary.open(whole / "seed_3" / "library").base
+    )
+    (out / "results.jsonl").write_text("".join(lines[:12]) + lines[12][:30])
+    config = configure(*WORDS)
+    recorder = Recorder(out)
+    run(config, out, recorder)
+    recorder.close()
+    assert (out / "results.jsonl").read_text().splitlines(keepends=True) == lines
+
+
+def test_a_folder_of_another_configuration_is_refused_with_the_difference(finished):
+    out, _ = finished
+    process = launch(out, *WORDS, "critics.temperature=1")
+    assert process.returncode == 1
+    assert "critics.temperature: 3.0 there, 1 now" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_what_passes_may_differ_between_runs_of_one_folder(finished):
+    out, _ = finished
+    config = json.loads((out / "config.json").read_text())
+    assert config["progress"] is False
+    with start_recording(out, {**config, "progress": True}, configure().logger):
+        pass
+
+
+def test_each_seed_has_its_own_share_of_the_targets_trajectories(tmp_path):
+    config = configure("target.fraction=0.1", "target.trajectories=20")
+    chosen = [target_data(config, seed) for seed in (0, 1, 0)]
+    assert [len(data.ends) for data in chosen] == [2, 2, 2]
+    np.testing.assert_array_equal(chosen[0].observations, chosen[2].observations)
+    assert not np.array_equal(chosen[0].returns, chosen[1].returns)
+
+
+def test_joint_training_sees_every_sources_and_the_targets_data(tmp_path):
+    config = configure("shift=gravity+friction")
+    seed = Seed(config, 0, tmp_path, None)
+    assert list(seed.sources) == ["gravity", "friction"]
+    assert [len(data.ends) for data in seed.sources.values()] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "column"),
+    [
+        ("local/walker2d-medium-replay", "walker2d medium-replay, thigh"),
+        ("walker2d-medium-v2", "walker2d medium, thigh"),
+        ("d4rl/walker2d-medium-expert-v2", "walker2d medium-expert, thigh"),
+    ],
+)
+def test_a_column_is_named_by_robot_data_and_shift(dataset, column):
+    assert column_name(configure(f"target.dataset={dataset}", "shift=thigh")) == column
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["shift=wind"], "which walker2d has no data of; expected one or more of"),
+        (["shift=gravity+gravity"], "names a source twice"),
+        (["target.fraction=0"], r"target.fraction must be in \(0, 1\], not 0"),
+        (["methods=[magic]"], r"\['magic'\] are unknown"),
+        (["methods=[nsec]", "backbone=gaussian"], "only backbone=diffusion"),
+        (["critics.expectile=1"], r"critics.expectile must be in \(0, 1\)"),
+        (["critics.temperature=-1"], "temperature must be at least 0"),
+        (["critics.candidates=0"], "candidates must be at least 1"),
+        (["critics.discount=1"], r"discount must be in \[0, 1\)"),
+    ],
+)
+def test_bad_words_are_refused_before_anything_is_computed(words, message):
+    with pytest.raises(ConfigError, match=message):
+        configure(*words)
+
+
+def test_a_robot_whose_data_have_other_sizes_is_refused(tmp_path):
+    words = ("target.dataset=local/walker-walk-expert", "target.trajectories=1")
+    recorder = Recorder(tmp_path)
+    with pytest.raises(ValueError, match="use data of the same robot"):
+        run(configure(*words, "methods=[psec]"), tmp_path, recorder)
+    recorder.close()

@@ -1,0 +1,197 @@
+"""The multi-objective runner, whole, at the smallest scale."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+import psec_jax as psec
+from experiments.config import ConfigError, MultiObjective, parse
+from experiments.multi_objective import METHODS, Seed, check, dataset_name, run
+from experiments.recording import Recorder
+from psec_jax.data.hdf5 import write_hdf5
+from psec_jax.report import results
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "scale=smoke",
+    "progress=false",
+    "evaluation.episodes=2",
+    "objectives.candidates=2",
+    "task=bullet/ballrun",
+)
+
+
+def configure(*overrides: str) -> MultiObjective:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = parse(compose("multi_objective", [*SMALL, *overrides]), MultiObjective)
+    check(config)
+    return config
+
+
+def launch(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "experiments.multi_objective", f"hydra.run.dir={folder}"]
+    return subprocess.run([*command, *SMALL, *overrides], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """Eight ballrun trajectories of two steps: costs 0, 1 and 2, returns that rise with cost."""
+    generator = np.random.default_rng(0)
+    costs = np.array([[0, 0], [0, 0], [0, 0], [0, 0], [1, 0], [1, 0], [1, 1], [1, 1]], float)
+    rewards = costs + np.linspace(0, 0.7, 8)[:, None]
+    path = tmp_path_factory.mktemp("data") / "ballrun.hdf5"
+    data = psec.TransitionDataset(
+        observations=generator.normal(size=(16, 7)),
+        actions=np.tanh(generator.normal(size=(16, 2))),
+        rewards=rewards.ravel(),
+        terminations=np.zeros(16, bool),
+        truncations=np.arange(16) % 2 == 1,
+        costs=costs.ravel(),
+    )
+    write_hdf5(path, data)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, file) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("multi_objective") / "run"
+    process = launch(
+        out,
+        "seeds=[2]",
+        f"methods=[{','.join(METHODS)},reward,safety,frugal]",
+        "objectives=reward_safety_energy",
+        f"dataset={file}",
+        "cost_limit=1",
+        "other_limits=[50]",
+    )
+    assert process.returncode == 0, process.stderr
+    return out, process.stdout
+
+
+def test_a_run_measures_reward_and_cost_of_every_method(finished):
+    out, printed = finished
+    rows = results.read([out / "results.jsonl"])
+    for metric in ("return", "cost"):
+        assert {row.method for row in rows if row.metric == metric} == {
+            *METHODS,
+            "reward",
+            "safety",
+            "frugal",
+        }
+    assert all(0 <= value <= 100 for row in rows if row.metric == "cost" for value in row.values)
+    table = (out / "table.md").read_text()
+    assert table in printed
+    assert "at limit 1 " in table and "at limit 50 " in table
+    for name in ("plane_1.png", "plane_50.png", "weights.png"):
+        assert (out / name).stat().st_size > 5000
+
+
+def test_a_third_objective_needs_words_only(finished):
+    """The energy skill, its critic and its weights come from the configuration alone."""
+    out, _ = finished
+    library = psec.SkillLibrary.open(out / "seed_2" / "library")
+    assert library.names() == ("frugal", "reward", "safety")
+    assert "critic='energy'" in library.get("frugal").provenance["weights"]
+    assert (out / "weights.csv").read_text().startswith("step,reward,safety,frugal,reward,cost\n")
+
+
+def test_the_context_networks_data_are_chosen_and_counted(finished):
+    _, printed = finished
+    assert "8 trajectories, 6 of them safe, 3 of these chosen" in printed
+
+
+def test_a_run_started_again_measures_only_what_is_missing(file, tmp_path):
+    config = configure("methods=[bc,psec]", "seeds=[0]", f"dataset={file}", "cost_limit=1")
+    recorder = Recorder(tmp_path)
+    run(config, tmp_path, recorder)
+    whole = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "results.jsonl").write_text("".join(whole[:2]))
+    run(config, tmp_path, recorder)
+    recorder.close()
+    assert (tmp_path / "results.jsonl").read_text().splitlines(keepends=True) == whole
+
+
+def test_skills_come_from_all_data_and_cloning_safely_from_the_safe(file, tmp_path):
+    seed = Seed(configure(f"dataset={file}", "cost_limit=1"), 0, tmp_path, None)
+    assert len(seed.data.ends) == 8
+    assert len(seed.safe_data.ends) == 6 and seed.safe_data.cost_returns.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["task=metadrive/easymean"], "local/metadrive-easymean-mixed"),
+        (["task=bullet/ballrun"], "local/ballrun-mixed"),
+        (["task=bullet/dronecircle", "dataset=dsrl"], "dsrl/dronecircle"),
+        (["dataset=mine.hdf5"], "mine.hdf5"),
+    ],
+)
+def test_data_are_named_by_task_and_source(words, name):
+    assert dataset_name(configure(*words)) == name
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["task=bullet/planerun"], "task 'bullet/planerun' is unknown"),
+        (["task=mujoco/walker2d-v4"], "is unknown; expected one of bullet/antrun"),
+        (["task=bullet/dronecircle"], "use dataset=dsrl"),
+        (["cost_limit=0"], "cost limits must be above 0, not 0"),
+        (["other_limits=[-1]"], "cost limits must be above 0"),
+        (["methods=[magic]"], r"\['magic'\] are unknown"),
+        (["return_quantile=1"], r"return_quantile must be in \[0, 1\)"),
+        (["anchor={reward: 1}"], r"must name each of \['reward', 'safety'\]"),
+        (["objectives.acting=speed"], "is no critic"),
+        (["objectives.skills.reward.critic=speed"], "weighed by critic 'speed'"),
+        (["objectives.skills.reward.weights=speed"], "weights 'speed' are unknown"),
+        (["objectives.critics.return.objective=speed"], "objective 'speed' is unknown"),
+        (["objectives.critics.feasibility.safe=1"], "feasibility needs safe < 0 < unsafe"),
+        (["objectives.expectile=0"], "objectives.expectile must be in"),
+        (["objectives.candidates=0"], "objectives.candidates must be at least 1"),
+        (["backbone=gaussian", "methods=[nsec]"], "only backbone=diffusion"),
+    ],
+)
+def test_bad_words_are_refused_before_anything_is_computed(words, message):
+    with pytest.raises(ConfigError, match=message):
+        configure(*words)
+
+
+def test_data_without_costs_are_refused(tmp_path):
+    data = psec.TransitionDataset(
+        np.zeros((4, 7)), np.zeros((4, 2)), np.ones(4), np.zeros(4, bool), np.zeros(4, bool)
+    )
+    write_hdf5(tmp_path / "free.hdf5", data)
+    config = configure(f"dataset={tmp_path / 'free.hdf5'}", "methods=[bc_safe]", "seeds=[0]")
+    recorder = Recorder(tmp_path)
+    with pytest.raises(ValueError, match="these data have no costs"):
+        run(config, tmp_path, recorder)
+    recorder.close()
+
+
+def test_a_limit_that_nothing_keeps_says_how_far_it_would_have_to_go(file, tmp_path):
+    words = ("methods=[bc_safe]", "seeds=[0]", f"dataset={file}", "cost_limit=1")
+    seed = Seed(configure(*words), 0, tmp_path, None)
+    unsafe = seed.data.select([6, 7])
+    with pytest.raises(ValueError, match="the least costs 2; raise the cost limit"):
+        psec.safe_and_rewarding(unsafe, 1.0)
+
+
+def test_a_task_whose_simulator_is_missing_names_the_extra(tmp_path):
+    """As where the package was never installed, and before anything is learnt."""
+    program = (
+        "import sys; sys.modules['bullet_safety_gym'] = None; "
+        "from experiments.multi_objective import main; main()"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program, f"hydra.run.dir={tmp_path}", *SMALL, "dataset=none.hdf5"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1
+    assert "pip install 'psec-jax[bullet]'" in process.stderr
+    assert "Traceback" not in process.stderr
