@@ -9,7 +9,7 @@ and rewarding. Of several sampled actions the safest is acted.
 
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from psec_jax.data.selection import safe_and_rewarding
 from psec_jax.envs import known_ids
 from psec_jax.evaluation import scores, trace_weights
 from psec_jax.learners import FisorWeights
-from psec_jax.report import figures, published
-from psec_jax.report.tables import safety_table
+from psec_jax.report import figures, published, results
+from psec_jax.report.results import Measurement
+from psec_jax.report.tables import Cells, safety_table
 
 SETTING = "multi_objective"
 
@@ -212,7 +213,7 @@ def report(config: MultiObjective, out: Path, recorder: Recorder) -> None:
     rows = [(name, known[name][0]) for name in config.methods]
     parts = []
     for limit in (config.cost_limit, *config.other_limits):
-        cells = score_cells(recorder, limit)
+        cells = score_cells(recorder.measurements(), limit)
         one = next(iter(cells.values()))[0]
         parts += [
             f"Normalised reward / normalised cost at limit {limit:g} (at most 1 is safe: bold; * "
@@ -227,11 +228,14 @@ def report(config: MultiObjective, out: Path, recorder: Recorder) -> None:
     recorder.text("table.md", "\n".join(parts))
 
 
-def score_cells(recorder: Recorder, limit: float) -> dict:
+def score_cells(rows: Iterable[Measurement], limit: float) -> Cells:
     """(method, task) → the summaries of normalised reward and of normalised cost."""
-    returns = recorder.summaries("return", lambda task, x: scores.dsrl_reward(dsrl_name(task), x))
-    costs = recorder.summaries("cost", lambda _, x: scores.dsrl_cost(x, limit))
-    return {cell: (returns[cell], costs[cell]) for cell in returns}
+    rows = list(rows)
+    returns = results.summaries(
+        rows, "return", lambda task, values: scores.dsrl_reward(dsrl_name(task), values)
+    )
+    costs = results.summaries(rows, "cost", lambda _, values: scores.dsrl_cost(values, limit))
+    return {cell: (returns[cell], costs[cell]) for cell in costs}
 
 
 def dsrl_name(task: str) -> str:

@@ -1,7 +1,7 @@
 """Where a run's numbers, tables and figures go: its output folder, and W&B where asked."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,15 @@ class Recorder:
     def has(self, method: str, task: str, seed: int, metric: str) -> bool:
         """Whether this was measured before, so that a run started again goes on after it."""
         wanted = (method, task, seed, metric)
-        rows = results.read([self._results]) if self._results.exists() else []
-        return any((row.method, row.task, row.seed, row.metric) == wanted for row in rows)
+        found = ((row.method, row.task, row.seed, row.metric) for row in self.measurements())
+        return wanted in found
 
-    def summaries(self, metric: str, *score: Callable) -> dict[tuple[str, str], Summary]:
-        return results.summaries(results.read([self._results]), metric, *score)
+    def measurements(self) -> list[results.Measurement]:
+        """Everything that was measured so far."""
+        return results.read([self._results]) if self._results.exists() else []
+
+    def summaries(self, metric: str) -> dict[tuple[str, str], Summary]:
+        return results.summaries(self.measurements(), metric)
 
     def trace(self, name: str, trace: Trace, skills: Sequence[str], title: str) -> None:
         """Weights over an episode, as ``<name>.csv`` and ``<name>.png``, and its pictures as

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import dynamics_shift
+from experiments import dynamics_shift, multi_objective
 from experiments.continual import METHODS
 from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures, published, results
 from psec_jax.report.results import Measurement
-from psec_jax.report.tables import markdown, published_table, returns_table
+from psec_jax.report.tables import markdown, published_table, returns_table, safety_table
 
 Run = tuple[dict[str, Any], list[Measurement]]
 LABELS = {name: method.label for name, method in METHODS.items()}
@@ -109,6 +109,30 @@ def target_data(runs: list[Run], out: Path) -> list[Path]:
     )
 
 
+def multi_objective_table(runs: list[Run], out: Path) -> list[Path]:
+    """Normalised reward and cost of all tasks in the paper's layout, with the families' means, at
+    every cost limit of the runs."""
+    rows, tasks = _pooled(runs), _columns(runs)
+    found = {row.method for row in rows}
+    known = {name: label for name, (label, _) in multi_objective.METHODS.items()}
+    known |= {name: f"{name.capitalize()} skill" for name in sorted(found - set(known))}
+    methods = [(name, label) for name, label in known.items() if name in found]
+    limits = {c["cost_limit"]: None for c, _ in runs}
+    limits |= {limit: None for c, _ in runs for limit in c["other_limits"]}
+    parts, written = [], []
+    for limit in limits:
+        cells = multi_objective.score_cells(rows, limit)
+        parts.append(f"Limit {limit:g}:\n\n{safety_table(cells, methods, tasks)}")
+        for task in tasks:
+            name = f"multi_objective_table_{task.replace('/', '_')}_{limit:g}.png"
+            figures.plane(out / name, cells, methods, task, title=task)
+            written.append(out / name)
+    table = out / "multi_objective_table.md"
+    parts.append("As the paper reports, on DSRL's data:\n\n" + published.multi_objective(tasks))
+    table.write_text("\n".join(parts))
+    return [table, *written]
+
+
 STUDIES: dict[str, Callable[[list[Run], Path], list[Path]]] = {
     study.__name__: study
     for study in (
@@ -119,6 +143,7 @@ STUDIES: dict[str, Callable[[list[Run], Path], list[Path]]] = {
         context_ablation,
         dynamics_shift_table,
         target_data,
+        multi_objective_table,
     )
 }
 

@@ -3,9 +3,9 @@
 A pickle is a program: loading one looks up whatever names it holds and calls them. This reader
 has nothing to offer such a program. Each name that arrays and plain containers need stands for
 ``dict`` or for an inert class of this module, which does no more than keep bytes, a dtype and a
-shape; any other name is refused before it is looked up. So no function of NumPy, JAX, Flax or
-optax is called by the file, and the one that is called here, ``np.frombuffer``, meets dtypes of
-numbers alone. Only ``psec_jax.skills.published`` uses it; nothing else in psec_jax reads pickles.
+shape; any other name is refused before it is looked up. So the file calls no function of NumPy,
+JAX, Flax or optax; this module makes the arrays, with ``np.frombuffer`` and dtypes of numbers
+alone. Only ``psec_jax.skills.published`` uses it; nothing else in psec_jax reads pickles.
 """
 
 import io
@@ -49,7 +49,7 @@ def _leaves(state: Any) -> dict[str, Leaf]:
                 _refuse(f"it holds the dict at {path!r} in two places")
             seen.add(id(value))
             for key, part in value.items():
-                if not isinstance(key, str) or "/" in key:
+                if not isinstance(key, str) or "/" in key or not key.isprintable():
                     _refuse(f"{key!r} at {path!r} is not a name")
                 waiting.append((f"{path}/{key}" if path else key, part))
         elif not path:

@@ -104,7 +104,7 @@ def test_cheaper_actions_weigh_more_to_a_critic_of_costs(dataset, statistics):
 
 def test_feasible_weights_are_nothing_to_what_is_less_safe_than_its_state():
     """1[A_h < 0] exp(−temp · A_h) up to a bound, with A_h the other way round."""
-    a = np.float32([-3e38, -2.0, -0.1, 0.0, 0.1, 2.0, 3e38])
+    a = jnp.array([-3e38, -2.0, -0.1, 0.0, 0.1, 2.0, 3e38])
     weights = FeasibleWeights(temperature=2.0, clip=50.0)({"feasibility": Says(a)}, {})
     expected = [0, 0, 0, 0, np.exp(0.2), 50, 50]
     np.testing.assert_allclose(weights, expected, rtol=1e-4)
@@ -140,7 +140,7 @@ def test_weights_that_make_no_sense_are_refused(weights, settings, message):
 
 
 def test_both_temperatures_of_fisor_are_checked():
-    with pytest.raises(ValueError, match="temperature must be at least 0 and finite, not -1.0"):
+    with pytest.raises(ValueError, match=r"temperature must be .* not -1\.0"):
         FisorWeights(safety_temperature=-1.0)
 
 
@@ -255,17 +255,19 @@ def test_each_copy_is_weighed_its_own_way_by_critics_that_have_moved(noting, dat
         np.testing.assert_array_equal(learnt["one"]["weights"], count * np.arange(60))
         np.testing.assert_array_equal(learnt["two"]["weights"], np.full(60, 3 * count))
         np.testing.assert_array_equal(learnt["plain"]["weights"], np.ones(60))
-        assert {name: float(value) for name, value in metrics.items()} == {
-            "a/loss": 100,
-            "b/loss": 100,
-            "one/loss": 1770 * count,
-            "one/weight": 29.5 * count,
-            "two/loss": 180 * count,
-            "two/weight": 3 * count,
-            "plain/loss": 60,
-            "plain/weight": 1,
-            "loss": 1950 * count + 60,
-        }
+        assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
+            {
+                "a/loss": 100,
+                "b/loss": 100,
+                "one/loss": 1770 * count,
+                "one/weight": 29.5 * count,
+                "two/loss": 180 * count,
+                "two/weight": 3 * count,
+                "plain/loss": 60,
+                "plain/weight": 1,
+                "loss": 1950 * count + 60,
+            }
+        )
 
 
 def test_copies_side_by_side_share_no_key(noting, dataset):
@@ -415,7 +417,7 @@ def bandit():
     sides = generator.permutation(np.repeat([-1.0, 1.0], 500))
     actions = (0.6 * sides + 0.05 * generator.normal(size=1000))[:, None]
     ends = np.ones(1000), np.zeros(1000)
-    return TransitionDataset(np.zeros((1000, 1)), actions, (sides > 0) * 1.0, *ends)
+    return TransitionDataset(np.ones((1000, 1)), actions, (sides > 0) * 1.0, *ends)
 
 
 def learn_both_ways(backbone, bandit, steps):
@@ -439,7 +441,7 @@ def learn_both_ways(backbone, bandit, steps):
 def test_a_weighted_skill_of_a_diffusion_policy_moves_to_the_better_of_two_modes(bandit):
     denoiser = Denoiser(features=32, blocks=1, time_features=8, time_hidden=16, dropout=0.0)
     policies = learn_both_ways(DiffusionBackbone(1, denoiser), bandit, 1000)
-    actions = [np.asarray(policy.act(KEY, np.zeros((1000, 1)))) for policy in policies]
+    actions = [np.asarray(policy.act(KEY, np.ones((1000, 1)))) for policy in policies]
     shares = [[np.mean(np.abs(a - mode) < 0.2) for mode in (-0.6, 0.6)] for a in actions]
     (base, imitating, better) = shares
     assert min(base) > 0.25
@@ -450,7 +452,7 @@ def test_a_weighted_skill_of_a_diffusion_policy_moves_to_the_better_of_two_modes
 def test_a_weighted_skill_of_a_gaussian_policy_moves_to_the_better_of_two_modes(bandit):
     backbone = GaussianBackbone(1, GaussianActor(1, hidden=(16,)))
     policies = learn_both_ways(backbone, bandit, 500)
-    base, imitating, better = (float(p.act(KEY, np.zeros((1, 1)))[0, 0]) for p in policies)
+    base, imitating, better = (float(p.act(KEY, np.ones((1, 1)))[0, 0]) for p in policies)
     assert abs(base) < 0.2
     assert abs(imitating) < 0.2
     assert better == pytest.approx(0.6, abs=0.1)

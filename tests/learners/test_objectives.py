@@ -71,7 +71,7 @@ def test_costs_above_the_threshold_are_unsafe_and_at_it_safe():
     np.testing.assert_array_equal(relabelled, [-0.5, -0.5, -0.5, 4, 4])
 
 
-@pytest.mark.parametrize(("objective", "ended"), zip(OBJECTIVES, (2, 1, 25), strict=True))
+@pytest.mark.parametrize(("objective", "ended"), list(zip(OBJECTIVES, (2, 1, 25), strict=True)))
 def test_nothing_is_to_come_beyond_a_termination_but_a_truncation_would_have_gone_on(
     objective, ended
 ):

@@ -16,6 +16,7 @@ STUDIES = {
     "rank_ablation": ["adapter.rank=2,4"],
     "context_ablation": [],
     "dynamics_shift": ["shift=gravity", "methods=[zero_shot]"],
+    "multi_objective": ["task=bullet/ballrun", "methods=[bc]"],
     "target_data": ["target.fraction=0.05,0.1", "methods=[scratch]"],
 }
 

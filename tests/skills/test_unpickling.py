@@ -125,15 +125,15 @@ def test_what_names_stand_for_cannot_be_changed(asked, state, read):
 
 
 def test_a_name_is_refused_before_it_is_looked_up(read):
-    for asked in ("no_such_module\nf", "numpy\nndarray.dump", "numpy\n_core.multiarray.scalar"):
+    for asked in ("no_such_module\nf", "numpy\nndarray.dump", "os\npath.join"):
         with pytest.raises(BrokenFile, match="asks for '"):
             read(f"c{asked}\n)R.".encode())
 
 
-def test_every_beginning_of_a_file_is_refused(read):
+def test_the_beginning_of_a_file_is_refused(read):
     data = pickle.dumps({"a": np.zeros(3), "b": {"c": jnp.ones(2)}}, protocol=4)
     assert len(read(data)) == 2
-    for end in range(len(data)):
+    for end in (*range(0, len(data), 9), len(data) - 1):
         with pytest.raises(BrokenFile, match="no pickle of arrays"):
             read(data[:end])
 
@@ -148,6 +148,7 @@ ENDLESS["b"] = {"c": ENDLESS}
         (b"garbage", "no pickle of arrays"),
         ([np.zeros(3)], "it holds a list, expected a dict"),
         ({1: np.zeros(3)}, "1 at '' is not a name"),
+        ({"two\nlines": 1}, r"'two\\nlines' at '' is not a name"),
         ({"a": {"b/c": 1}}, "'b/c' at 'a' is not a name"),
         (ENDLESS, "it holds the dict at 'b/c' in two places"),
         ({"a": SHARED, "b": SHARED}, "it holds the dict at '[ab]' in two places"),
