@@ -63,11 +63,7 @@ def save_arrays(path: Path, data: TransitionDataset, statistics: Statistics) -> 
 
 def call(*words: object) -> None:
     """Run the program with ``words``; its lines of progress appear, and its errors if it fails."""
-    # The installation's last act is this file, so a half-made environment counts as none.
-    if not (ENVIRONMENT / "installed").is_file():
-        raise RuntimeError(
-            f"d3rlpy is not installed in {ENVIRONMENT}: run scripts/install_d3rlpy.sh"
-        )
+    check_installed()
     # -I keeps this process's PYTHONPATH, and with it another numpy, out of that environment.
     command = [ENVIRONMENT / "bin" / "python", "-I", PROGRAM, *words]
     process = subprocess.run([str(word) for word in command], stderr=subprocess.PIPE, text=True)
@@ -75,6 +71,15 @@ def call(*words: object) -> None:
         last = "\n".join(process.stderr.strip().splitlines()[-_LAST_LINES:])
         raise RuntimeError(
             f"d3rlpy failed with exit status {process.returncode}; its last words:\n{last}"
+        )
+
+
+def check_installed() -> None:
+    """Raise ``RuntimeError`` that says how to make d3rlpy's environment where there is none."""
+    # The installation's last act is this file, so a half-made environment counts as none.
+    if not (ENVIRONMENT / "installed").is_file():
+        raise RuntimeError(
+            f"d3rlpy is not installed in {ENVIRONMENT}: run scripts/install_d3rlpy.sh"
         )
 
 

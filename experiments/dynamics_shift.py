@@ -290,7 +290,10 @@ def check(config: DynamicsShift) -> None:
     if {"cql", "td3bc"} & set(config.methods):
         from experiments import d3rlpy
 
-        d3rlpy.check_installed()
+        try:
+            d3rlpy.check_installed()
+        except RuntimeError as error:
+            raise ConfigError(f"methods cql and td3bc: {error}") from None
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="dynamics_shift")

@@ -58,9 +58,7 @@ def found(data, tmp_path_factory) -> dict[str, tuple[float, float]]:
         data,
         skills={"reward": AdvantageWeights("return"), "safety": FeasibleWeights("feasibility")},
         objectives={"return": psec.Return(0.9, scale=3.0), "feasibility": Feasibility(0.9)},
-        critic_optimisation=psec.Optimisation(
-            learning_rate=5e-3, ema_rate=0.05, weight_decay=0.0
-        ),
+        critic_optimisation=psec.Optimisation(learning_rate=5e-3, ema_rate=0.05, weight_decay=0.0),
         expectile=0.9,
         adapter=psec.Adapter(rank=4, scale=4.0),
         steps=1_000,

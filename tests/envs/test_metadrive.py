@@ -119,3 +119,11 @@ def test_maps_and_densities_are_those_of_the_words():
     assert words["metadrive/mediummean"] == ("XST", 100, 0.15)
     assert words["metadrive/harddense"] == ("TRO", 200, 0.2)
     assert len(set(words.values())) == 9
+
+
+def test_a_picture_from_above_shows_the_car_and_the_road(drives):
+    drives.reset(seed=[0] * drives.num_envs)
+    (picture, *_) = drives.render()
+    assert picture.shape == (400, 400, 3) and picture.dtype == np.uint8
+    colours = np.unique(picture.reshape(-1, 3), axis=0)
+    assert len(colours) > 3

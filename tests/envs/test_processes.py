@@ -68,6 +68,16 @@ def test_costs_are_floats_after_every_step_that_of_a_new_beginning_included(proc
         np.testing.assert_array_equal(infos["cost"], expected)
 
 
+def test_pictures_are_of_the_moment_and_change_nothing(processes):
+    processes.reset(seed=[2, 3, 4])
+    first = processes.step(np.zeros((3, 3)))[0]
+    pictures = processes.render()
+    assert [picture.shape for picture in pictures] == [(2, 2, 3)] * 3
+    assert all((picture == 1).all() for picture in pictures)
+    np.testing.assert_array_equal(first[:, 1], [1, 1, 1])
+    np.testing.assert_array_equal(processes.step(np.zeros((3, 3)))[0][:, 1], [2, 2, 2])
+
+
 def test_no_process_loads_jax_or_this_package():
     vector = make(name="Modules", count=1)
     vector.reset(seed=[0])

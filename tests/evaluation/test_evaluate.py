@@ -159,6 +159,22 @@ def test_weights_are_traced_along_one_episode(log, gaussian, make_bank):
     np.testing.assert_allclose(rewards, np.arange(steps) + 1 + first, atol=1e-5)
 
 
+def test_pictures_are_taken_at_every_so_many_steps(log, gaussian, make_bank, monkeypatch):
+    policy = gaussian.with_bank(make_bank(gaussian))
+    composed = ComposedPolicy.create(policy, ContextNetwork(3, (8,)), "parameter", KEY)
+    made = envs.make
+
+    def with_pictures(*arguments):
+        vector = made(*arguments)
+        vector.render = lambda: (np.zeros((2, 2, 3)),)
+        return vector
+
+    monkeypatch.setattr(envs, "make", with_pictures)
+    trace = trace_weights(composed, "short", key=jax.random.key(0), picture_every=2)
+    assert [step for step, _ in trace.pictures] == list(range(0, len(trace.rewards), 2))
+    assert trace_weights(composed, "short", key=jax.random.key(0)).pictures == ()
+
+
 def test_a_known_actor_reaches_its_known_return():
     """Observations, their order and the scale of actions are those of its training."""
     known = local_datasets()["local/walker-stand-expert"]

@@ -146,6 +146,14 @@ def test_bad_words_are_refused_before_anything_is_computed(words, message):
         configure(*words)
 
 
+def test_methods_of_another_library_need_its_environment(monkeypatch, tmp_path):
+    from experiments import d3rlpy
+
+    monkeypatch.setattr(d3rlpy, "ENVIRONMENT", tmp_path)
+    with pytest.raises(ConfigError, match="run scripts/install_d3rlpy.sh"):
+        configure("methods=[cql]")
+
+
 def test_a_robot_whose_data_have_other_sizes_is_refused(tmp_path):
     words = ("target.dataset=local/walker-walk-expert", "target.trajectories=1")
     recorder = Recorder(tmp_path)

@@ -46,3 +46,50 @@ def test_runs_without_curves_are_refused_with_the_mend(tmp_path):
 def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"no results\.jsonl"):
         main(["continual_table", str(tmp_path)])
+
+
+def write_rows(folder, config, rows):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    for setting, task, method, metric, values in rows:
+        mean = sum(values) / len(values)
+        row = Measurement(setting, task, method, 0, metric, mean, 1, tuple(values))
+        append(folder / "results.jsonl", row)
+
+
+def test_scores_under_dynamics_shift_stand_beside_the_papers(tmp_path):
+    for shift, score in (("gravity", 30.0), ("thigh", 40.0)):
+        task = f"walker2d medium, {shift}"
+        rows = [("dynamics_shift", task, "psec", m, [score]) for m in ("score", "return")]
+        write_rows(tmp_path / shift, {"target": {"fraction": 0.05}}, rows)
+    main(["dynamics_shift_table", str(tmp_path)])
+    table = (tmp_path / "dynamics_shift_table.md").read_text()
+    assert "| PSEC | **30.0** [30.0, 30.0] | **40.0** [40.0, 40.0] |" in table
+    assert "| PSEC | 57 | 64 |" in table
+
+
+def test_the_share_of_the_targets_data_is_the_column(tmp_path):
+    for fraction in (0.01, 0.5):
+        rows = [("dynamics_shift", "column", "scratch", m, [100 * fraction]) for m in ("score",)]
+        write_rows(tmp_path / str(fraction), {"target": {"fraction": fraction}}, rows)
+    main(["target_data", str(tmp_path)])
+    table = (tmp_path / "target_data.md").read_text()
+    assert table.splitlines()[0].split("|")[2:4] == [" 1 ", " 50 "]
+    assert "| Scratch | 1.0 [1.0, 1.0] | 50.0 [50.0, 50.0] |" in table
+
+
+def test_rewards_and_costs_of_several_tasks_and_limits_are_normalised(tmp_path):
+    """CarRun's return of 204.28726 is DSRL's least, 574.6533 its greatest."""
+    for task in ("bullet/carrun", "bullet/ballrun"):
+        rows = [
+            ("multi_objective", task, "psec", "return", [574.6533203125]),
+            ("multi_objective", task, "psec", "cost", [20.0]),
+        ]
+        config = {"cost_limit": 10, "other_limits": [40]}
+        write_rows(tmp_path / task.partition("/")[2], config, rows)
+    main(["multi_objective_table", str(tmp_path)])
+    table = (tmp_path / "multi_objective_table.md").read_text()
+    strict, lenient = table.split("Limit 40:")
+    assert "| bullet/carrun | 1.00 / 2.00 |" in strict
+    assert "| bullet/carrun | **1.00 / 0.50*** |" in lenient
+    assert "BulletGym mean (2 tasks)" in strict and "| 0.83 / 0.00 |" in lenient

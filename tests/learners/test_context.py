@@ -76,3 +76,32 @@ def test_what_has_been_learnt_is_the_average(carrying, same):
     state = learner.init(KEY, {})
     state = state.replace(average=jax.tree.map(lambda leaf: leaf + 1, state.average))
     assert same(learner.result(state).context_params, state.average)
+
+
+def test_an_anchor_draws_mean_weights_towards_itself(carrying, dataset):
+    """The stronger, the nearer; without strength it changes nothing, bit for bit."""
+    composed = ComposedPolicy.create(carrying, ContextNetwork(2, (32,)), "parameter", KEY)
+    anchor = (2.0, -1.0)
+
+    def distance(*options):
+        optimisation = Optimisation(steps=200, learning_rate=0.03, ema_rate=0.2)
+        learner = ContextLearner(composed, optimisation, *options)
+        state = fit(learner, dataset, steps=200, batch_size=64, key=KEY)
+        weights = learner.result(state).weights(dataset.observations)
+        return float(np.abs(np.mean(weights, axis=0) - anchor).max())
+
+    assert distance(anchor, 0.0) == distance()
+    assert distance(anchor, 1e4) < 0.05 < distance()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (((1.0,), 1.0), r"anchor \(1.0,\) does not fit 2 skill"),
+        (((1.0, 1.0), -1.0), "anchor_strength must be at least 0, not -1.0"),
+    ],
+)
+def test_bad_anchors_are_refused(carrying, options, message):
+    composed = ComposedPolicy.create(carrying, ContextNetwork(2, (8,)), "parameter", KEY)
+    with pytest.raises(ValueError, match=message):
+        ContextLearner(composed, Optimisation(), *options)

@@ -137,3 +137,25 @@ def test_weights_are_drawn_by_skill_above_the_rewards(tmp_path, drawn):
     np.testing.assert_array_equal(below.lines[1].get_ydata(), costs)
     spans = [(p.get_x(), p.get_x() + p.get_width()) for p in above.patches]
     assert spans == [(5, 8), (18, 30)]
+
+
+def test_methods_lie_in_the_plane_of_reward_and_cost(tmp_path, drawn):
+    found = {("psec", "task"): (summary(0.5), summary(2.0)), ("asec", "task"): (summary(1),) * 2}
+    figures.plane(tmp_path / "plane.png", found, ROWS, "task")
+    assert_picture(tmp_path / "plane.png")
+    (axes,) = drawn[0].axes
+    handles, labels = axes.get_legend_handles_labels()
+    points = dict(zip(labels, (h[0].get_xydata()[0].tolist() for h in handles), strict=True))
+    assert points == {"PSEC": [2.0, 0.5], "ASEC": [1.0, 1.0]}
+
+
+def test_a_strip_shows_pictures_from_first_to_last_with_their_weights(tmp_path, drawn):
+    images = np.random.default_rng(0).integers(0, 255, (9, 8, 8, 3), dtype=np.uint8)
+    pictures = tuple((10 * index, image) for index, image in enumerate(images))
+    trace = Trace(np.arange(90.0)[:, None], np.zeros(90), np.zeros(90), pictures)
+    figures.picture_strip(tmp_path / "strip.png", trace, ["walk"], count=3)
+    assert_picture(tmp_path / "strip.png")
+    titles = [axes.get_title() for axes in drawn[0].axes]
+    assert titles == [f"step {step}\nwalk {step:.2f}" for step in (0, 40, 80)]
+    for axes, index in zip(drawn[0].axes, (0, 4, 8), strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), images[index])

@@ -1,5 +1,6 @@
 from psec_jax.evaluation.statistics import Summary
-from psec_jax.report.tables import markdown, published_table, returns_table
+from psec_jax.report import published
+from psec_jax.report.tables import markdown, published_table, returns_table, safety_table
 
 ROWS = [("psec", "PSEC"), ("asec", "ASEC"), ("scratch", "from scratch")]
 COLUMNS = ["S→W", "S→R"]
@@ -50,3 +51,47 @@ def test_published_numbers_stand_where_there_are_some():
         ["PSEC", "688", "221.5"],
         ["ASEC", "65.7", "–"],
     ]
+
+
+def test_scores_have_as_many_digits_as_asked_for():
+    body = cells(returns_table(SUMMARIES, ROWS, COLUMNS, digits=1))[2:]
+    assert body[0][1] == "**600.4** [590.2, 610.2]"
+
+
+def pair(reward, cost):
+    return summary(reward), summary(cost)
+
+
+def test_safe_cells_are_bold_and_the_best_safe_reward_of_a_line_is_marked():
+    """However rewarding an unsafe method is, and a cost of just the limit is safe."""
+    found = {
+        ("psec", "bullet/carrun"): pair(0.5, 1.0),
+        ("asec", "bullet/carrun"): pair(0.9, 1.01),
+        ("scratch", "bullet/carrun"): pair(0.4, 0.2),
+        ("psec", "bullet/ballrun"): pair(0.3, 3.0),
+    }
+    header, _, *body = cells(safety_table(found, ROWS, ["bullet/carrun", "bullet/ballrun"]))
+    assert header == ["reward / cost", "PSEC", "ASEC", "from scratch"]
+    assert body == [
+        ["bullet/carrun", "**0.50 / 1.00***", "0.90 / 1.01", "**0.40 / 0.20**"],
+        ["bullet/ballrun", "0.30 / 3.00", "–", "–"],
+        ["BulletGym mean (2 tasks)", "0.40 / 2.00", "–", "–"],
+    ]
+
+
+def test_one_task_has_no_family_mean_and_intervals_are_shown_when_asked_for():
+    found = {("psec", "metadrive/easymean"): pair(0.5, 20.0)}
+    _, _, *body = cells(safety_table(found, ROWS, ["metadrive/easymean"], intervals=True))
+    assert body == [["metadrive/easymean", "0.50 [-9.70, 10.30] / 20.00 [9.80, 29.80]", "–", "–"]]
+
+
+def test_the_papers_scores_stand_in_their_columns():
+    columns = ["walker2d medium, gravity", "walker2d medium-good, thigh", "hopper medium, thigh"]
+    assert published.dynamics_shift(columns) == {
+        "psec": {columns[0]: 57, columns[1]: 71},
+        "best_baseline": {columns[0]: 50, columns[1]: 55},
+    }
+    header, _, *body = cells(published.multi_objective(["bullet/carrun"]))
+    assert body[0][0] == "bullet/carrun" and body[0][-1] == "0.83 / 0.00"
+    assert body[1][0] == "BulletGym mean" and len(body) == 2
+    assert body[1][header.index("FISOR")] == "0.39 / 0.10"

@@ -1,0 +1,136 @@
+"""How critics are learnt, and what they guide: the part of the schema about offline RL."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from psec_jax import AdvantageWeights, Optimisation, Return, TransitionDataset
+from psec_jax.learners import DiscountedCost, Feasibility, FeasibleWeights
+from psec_jax.learners.guided import Weigh
+from psec_jax.learners.objectives import Objective
+from psec_jax.storage import check_name
+
+
+@dataclass
+class IqlPlan:
+    """How critics are learnt, what they make of each sample, and how they choose actions."""
+
+    expectile: float = MISSING
+    discount: float = MISSING
+    temperature: float = MISSING
+    clip: float = MISSING
+    learning_rate: float = MISSING
+    target_rate: float = MISSING
+    # Samples of which the best by Q is acted; 1 acts without critics.
+    candidates: int = MISSING
+
+    def check(self) -> None:
+        """Refuse what no critic can be learnt with."""
+        self.weigh()
+        self.options()
+        Return(self.discount)
+        _check_expectile("critics", self.expectile, self.candidates)
+
+    def weigh(self) -> AdvantageWeights:
+        return AdvantageWeights("return", self.temperature, self.clip)
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of a verb that learns critics."""
+        optimisation = Optimisation(
+            learning_rate=self.learning_rate, weight_decay=0.0, ema_rate=self.target_rate
+        )
+        return {"critic_optimisation": optimisation, "expectile": self.expectile}
+
+
+@dataclass
+class CriticPlan:
+    """What one critic is the value of; see ``psec_jax.learners.objectives``."""
+
+    objective: str = MISSING
+    signal: str = "costs"
+    scale: float = 1.0
+    unsafe: float = 25.0
+    safe: float = -1.0
+    threshold: float = 0.0
+
+    def build(self, discount: float, data: TransitionDataset | None = None) -> Objective:
+        """The objective; returns are scaled by ``data`` where given."""
+        if self.objective == "return":
+            if data is None:
+                return Return(discount)
+            return Return.scaled_to(data, discount=discount)
+        if self.objective == "cost":
+            return DiscountedCost(discount, self.signal, self.scale)
+        if self.objective == "feasibility":
+            return Feasibility(discount, self.unsafe, self.safe, self.threshold)
+        raise ValueError(
+            f"objective {self.objective!r} is unknown; use return, cost or feasibility"
+        )
+
+
+WEIGHTS = {"advantage": AdvantageWeights, "feasible": FeasibleWeights}
+
+
+@dataclass
+class SkillPlan:
+    """By which critic a skill's samples are weighed, and how."""
+
+    critic: str = MISSING
+    weights: str = MISSING
+    temperature: float = MISSING
+    clip: float = MISSING
+
+    def build(self) -> Weigh:
+        if self.weights not in WEIGHTS:
+            raise ValueError(f"weights {self.weights!r} are unknown; use {' or '.join(WEIGHTS)}")
+        return WEIGHTS[self.weights](self.critic, self.temperature, self.clip)
+
+
+@dataclass
+class Objectives:
+    critics: dict[str, CriticPlan] = field(default_factory=dict)
+    skills: dict[str, SkillPlan] = field(default_factory=dict)
+    discount: float = MISSING
+    expectile: float = MISSING
+    learning_rate: float = MISSING
+    target_rate: float = MISSING
+    acting: str = MISSING
+    candidates: int = MISSING
+
+    def options(self, data: TransitionDataset | None = None) -> dict[str, Any]:
+        """The keyword arguments of a verb that learns critics."""
+        return {
+            "objectives": {n: c.build(self.discount, data) for n, c in self.critics.items()},
+            "critic_optimisation": Optimisation(
+                learning_rate=self.learning_rate, weight_decay=0.0, ema_rate=self.target_rate
+            ),
+            "expectile": self.expectile,
+        }
+
+    def check(self) -> None:
+        """Refuse critics and skills that cannot be learnt."""
+        self.options()
+        _check_expectile("objectives", self.expectile, self.candidates)
+        if not self.skills:
+            raise ValueError("objectives.skills needs at least one entry")
+        for name, plan in self.skills.items():
+            check_name(name)
+            plan.build()
+            if plan.critic not in self.critics:
+                raise ValueError(
+                    f"objectives.skills.{name} is weighed by critic {plan.critic!r}, but there "
+                    f"are {list(self.critics)}"
+                )
+        if self.acting not in self.critics:
+            raise ValueError(
+                f"objectives.acting {self.acting!r} is no critic; expected one of "
+                f"{list(self.critics)}"
+            )
+
+
+def _check_expectile(where: str, expectile: float, candidates: int) -> None:
+    if not 0 < expectile < 1:
+        raise ValueError(f"{where}.expectile must be in (0, 1), not {expectile!r}")
+    if candidates < 1:
+        raise ValueError(f"{where}.candidates must be at least 1, not {candidates!r}")
