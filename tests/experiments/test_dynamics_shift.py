@@ -150,7 +150,7 @@ def test_methods_of_another_library_need_its_environment(monkeypatch, tmp_path):
     from experiments import d3rlpy
 
     monkeypatch.setattr(d3rlpy, "ENVIRONMENT", tmp_path)
-    with pytest.raises(ConfigError, match="run scripts/install_d3rlpy.sh"):
+    with pytest.raises(ConfigError, match=r"run scripts/install_d3rlpy\.sh"):
         configure("methods=[cql]")
 
 
