@@ -18,8 +18,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 
-from experiments.compilation import keep_compiled_programs
 from experiments.config import ConfigError, parse
+from experiments.launching import keep_compiled_programs
 from psec_jax.data.demonstrations import roll_out
 from psec_jax.data.recipes import Part, Recipe
 from psec_jax.data.registry import shelf

@@ -241,6 +241,7 @@ class DynamicsShift(Setting):
     # Shifts that sources have, such as gravity or gravity+friction: π₀ comes from the first.
     shift: str = MISSING
     target: Target = field(default_factory=Target)
+    observation_floor: float = MISSING
     critics: IqlPlan = field(default_factory=IqlPlan)
 
     @property

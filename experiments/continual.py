@@ -6,7 +6,6 @@
 LoRA skill is learnt; a context network then mixes π₀ and skills on the target's demonstrations.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,13 +14,12 @@ from typing import Any
 
 import hydra
 import jax
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import psec_jax as psec
-from experiments.compilation import keep_compiled_programs
-from experiments.config import Chain, ConfigError, Continual, parse
-from experiments.recording import Recorder, start_recording
+from experiments.config import Chain, ConfigError, Continual
+from experiments.launching import launch
+from experiments.recording import Recorder
 from experiments.simulators import Simulators
 from psec_jax.evaluation import trace_weights
 from psec_jax.report import figures, published
@@ -247,20 +245,7 @@ def _demonstrations(chain: Chain, task: str, trajectories: int) -> psec.Transiti
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="continual")
 def main(config: DictConfig) -> None:
-    try:
-        parsed = parse(config, Continual)
-        check(parsed)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
-    keep_compiled_programs()
-    out = Path(HydraConfig.get().runtime.output_dir)
-    resolved = OmegaConf.to_container(config, resolve=True)
-    with start_recording(out, resolved, parsed.logger) as recorder:
-        run(parsed, out, recorder)
-    print((out / "table.md").read_text())
-    print(f"figures    {', '.join(sorted(str(p) for p in out.glob('*.png')))}")
-    print(f"libraries  {', '.join(str(p) for p in sorted(out.glob('seed_*/library')))}")
-    print(f"results    {out / 'results.jsonl'}")
+    launch(config, Continual, check, run)
 
 
 if __name__ == "__main__":

@@ -9,20 +9,18 @@ sources, π₀ comes from the first, and each other brings a skill of its own to
 """
 
 import functools
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import psec_jax as psec
-from experiments.compilation import keep_compiled_programs
-from experiments.config import ConfigError, DynamicsShift, parse
-from experiments.recording import Recorder, start_recording
+from experiments.config import ConfigError, DynamicsShift, Stage
+from experiments.launching import launch
+from experiments.recording import Recorder
 from experiments.simulators import Simulators
 from experiments.stages import Stages
 from psec_jax.evaluation import scores
@@ -55,9 +53,7 @@ class Seed(Stages):
         if path.exists():
             return psec.SkillLibrary.open(path)
         source = next(iter(self.sources.values()))
-        backbone = self.config.backbone.build(source.action_size)
-        options = {**self.config.pretrain.options(), **self.fitting("pretrain")}
-        return psec.SkillLibrary.create(path, psec.pretrain(source, backbone=backbone, **options))
+        return psec.SkillLibrary.create(path, self.clone("pretrain", source, self.config.pretrain))
 
     @functools.cached_property
     def critics(self) -> Mapping[str, psec.Critics]:
@@ -83,6 +79,19 @@ class Seed(Stages):
 
     def _add(self, name: str, learnt: psec.Skill, dataset: str) -> None:
         self.library.add(name, learnt, dataset=dataset, seed=self.seed)
+
+    def clone(self, label: str, data: psec.TransitionDataset, stage: Stage) -> psec.Policy:
+        """Behaviour cloning into a fresh policy."""
+        return psec.pretrain(
+            data,
+            backbone=self.config.backbone.build(data.action_size),
+            statistics=self.statistics(data),
+            **stage.options(),
+            **self.fitting(label),
+        )
+
+    def statistics(self, data: psec.TransitionDataset) -> psec.Statistics:
+        return psec.Statistics.of(data.observations, self.config.observation_floor)
 
     def criticising(self, data: psec.TransitionDataset) -> dict[str, Any]:
         """What every verb takes that learns critics."""
@@ -111,8 +120,7 @@ class Seed(Stages):
         return self.choosing(learnt, critics)
 
     def fresh(self, backbone, data: psec.TransitionDataset, label: str) -> psec.Policy:
-        statistics = psec.Statistics.of(data.observations)
-        return psec.Policy.create(backbone, statistics, self.key(f"create {label}"))
+        return psec.Policy.create(backbone, self.statistics(data), self.key(f"create {label}"))
 
 
 def zero_shot(run: Seed) -> Any:
@@ -122,9 +130,7 @@ def zero_shot(run: Seed) -> Any:
 
 def bc(run: Seed) -> Any:
     """Cloning of the target's data alone."""
-    backbone = run.config.backbone.build(run.target.action_size)
-    options = {**run.config.scratch.options(), **run.fitting("bc")}
-    return psec.pretrain(run.target, backbone=backbone, **options)
+    return run.clone("bc", run.target, run.config.scratch)
 
 
 def iql(run: Seed) -> Any:
@@ -283,6 +289,8 @@ def check(config: DynamicsShift) -> None:
         )
     if len(set(config.shifts)) < len(config.shifts):
         raise ConfigError(f"shift {config.shift!r} names a source twice")
+    if not config.observation_floor > 0:
+        raise ConfigError(f"observation_floor must be above 0, not {config.observation_floor}")
     if not 0 < config.target.fraction <= 1:
         raise ConfigError(f"target.fraction must be in (0, 1], not {config.target.fraction}")
     if "nsec" in config.methods and config.backbone.kind != "diffusion":
@@ -298,20 +306,7 @@ def check(config: DynamicsShift) -> None:
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="dynamics_shift")
 def main(config: DictConfig) -> None:
-    out = Path(HydraConfig.get().runtime.output_dir)
-    resolved = OmegaConf.to_container(config, resolve=True)
-    keep_compiled_programs()
-    try:
-        parsed = parse(config, DynamicsShift)
-        check(parsed)
-        with start_recording(out, resolved, parsed.logger) as recorder:
-            run(parsed, out, recorder)
-    except (ConfigError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    print((out / "table.md").read_text())
-    print(f"figure     {out / 'scores.png'}")
-    print(f"libraries  {', '.join(str(p) for p in sorted(out.glob('seed_*/library')))}")
-    print(f"results    {out / 'results.jsonl'}")
+    launch(config, DynamicsShift, check, run)
 
 
 if __name__ == "__main__":

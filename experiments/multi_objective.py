@@ -8,20 +8,18 @@ and rewarding. Of several sampled actions the safest is acted.
 """
 
 import functools
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import psec_jax as psec
-from experiments.compilation import keep_compiled_programs
-from experiments.config import ConfigError, MultiObjective, parse
-from experiments.recording import Recorder, start_recording
+from experiments.config import ConfigError, MultiObjective
+from experiments.launching import launch
+from experiments.recording import Recorder
 from experiments.simulators import Simulators
 from experiments.stages import Stages
 from psec_jax.data.registry import local_datasets
@@ -282,20 +280,7 @@ def check(config: MultiObjective) -> None:
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="multi_objective")
 def main(config: DictConfig) -> None:
-    out = Path(HydraConfig.get().runtime.output_dir)
-    resolved = OmegaConf.to_container(config, resolve=True)
-    keep_compiled_programs()
-    try:
-        parsed = parse(config, MultiObjective)
-        check(parsed)
-        with start_recording(out, resolved, parsed.logger) as recorder:
-            run(parsed, out, recorder)
-    except (ConfigError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    print((out / "table.md").read_text())
-    print(f"figures    {', '.join(sorted(str(p) for p in out.glob('*.png')))}")
-    print(f"libraries  {', '.join(str(p) for p in sorted(out.glob('seed_*/library')))}")
-    print(f"results    {out / 'results.jsonl'}")
+    launch(config, MultiObjective, check, run)
 
 
 if __name__ == "__main__":

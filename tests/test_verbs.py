@@ -6,17 +6,22 @@ import pytest
 
 from psec_jax import (
     Adapter,
+    AdvantageWeights,
     GaussianBackbone,
     Optimisation,
+    Return,
     SkillLibrary,
     Statistics,
     TransitionDataset,
     compose,
     compose_policies,
     fingerprint,
+    improve,
     learn_skill,
+    learn_skills,
     pretrain,
 )
+from psec_jax.learners import DiscountedCost
 from psec_jax.networks import GaussianActor
 
 KEY = jax.random.key(9)
@@ -36,6 +41,21 @@ def skills(base, dataset):
         name: learn_skill(base, dataset, rank=rank, **{**SHORT, "key": jax.random.key(rank)})
         for name, rank in (("walk", 2), ("run", 3))
     }
+
+
+@pytest.fixture(scope="module")
+def costly(dataset):
+    return dataclasses.replace(dataset, costs=np.random.default_rng(2).uniform(size=60))
+
+
+WEIGHS = {"fast": AdvantageWeights(), "careful": AdvantageWeights("cost", 1.0), "plain": None}
+
+
+@pytest.fixture(scope="module")
+def guided(base, costly):
+    """Three skills with two critics."""
+    objectives = {"return": Return(), "cost": DiscountedCost()}
+    return learn_skills(base, costly, skills=WEIGHS, objectives=objectives, **SHORT)
 
 
 @pytest.fixture
@@ -185,12 +205,134 @@ def test_merged_skills_are_composed_like_those_of_the_library(shelf, base, datas
     )
 
 
+def test_offline_skills_and_critics_come_by_the_names_that_were_asked_for(
+    guided, base, shelf, dataset
+):
+    skills, critics = guided
+    assert list(skills) == list(WEIGHS)
+    assert {name: c.greater_is_better for name, c in critics.items()} == {
+        "return": True,
+        "cost": False,
+    }
+    for name, skill in skills.items():
+        shelf.add(name, skill)
+        found = shelf.get(name)
+        assert found.base == fingerprint(base)
+        assert found.adapter == Adapter()
+        assert (
+            found.provenance.items()
+            >= {
+                "steps": 4,
+                "batch_size": 16,
+                "weights": str(WEIGHS[name]),
+            }.items()
+        )
+        policy = base.with_bank(shelf.bank([name]))
+        acted = policy.act(KEY, dataset.observations)
+        assert np.abs(acted - base.act(KEY, dataset.observations)).max() > 1e-3
+    q, value = (
+        critics["cost"].q(dataset.observations, dataset.actions),
+        critics["cost"].value(dataset.observations),
+    )
+    assert q.shape == value.shape == (60,)
+
+
+def test_offline_skills_differ_by_what_weighs_them(guided):
+    fast, careful, plain = (dict(skill.deltas) for skill in guided[0].values())
+    for one, other in ((fast, careful), (fast, plain), (careful, plain)):
+        unlike = jax.tree.map(lambda a, b: np.abs(a - b).max() > 1e-3, one, other)
+        assert any(jax.tree.leaves(unlike))
+
+
+def test_by_default_one_skill_is_weighed_by_its_advantage_in_the_return(base, dataset, same):
+    skills, critics = learn_skills(base, dataset, **SHORT)
+    spelt_out = learn_skills(
+        base,
+        dataset,
+        skills={"skill": AdvantageWeights("return", 3.0, 100.0)},
+        objectives={"return": Return.scaled_to(dataset, 0.25, 0.99)},
+        adapter=Adapter(),
+        critic_optimisation=Optimisation(3e-4, weight_decay=0.0, ema_rate=0.005),
+        expectile=0.7,
+        **SHORT,
+    )
+    assert list(skills) == ["skill"]
+    assert list(critics) == ["return"]
+    assert same(dict(skills["skill"].deltas), dict(spelt_out[0]["skill"].deltas))
+    assert same(critics, spelt_out[1])
+
+
+def test_offline_skills_leave_their_base_as_it_is(guided, base, dataset, same):
+    """The fixture that made it has run by now."""
+    assert same(base, pretrain(dataset, backbone=BACKBONE, **SHORT))
+
+
+def test_looking_in_on_offline_learning_shows_skills_and_critics(base, dataset):
+    seen = []
+    learn_skills(base, dataset, every=3, inspect=lambda *shown: seen.append(shown), **SHORT)
+    assert [step for step, _ in seen] == [3, 4]
+    for _, (skills, critics) in seen:
+        assert list(skills) == ["skill"]
+        assert list(critics) == ["return"]
+
+
+def test_improving_starts_from_the_given_policy_and_leaves_it_as_it_is(base, dataset, same):
+    before = jax.device_get(base)
+    still = dataclasses.replace(FAST, learning_rate=1e-9)
+    barely, _ = improve(base, dataset, **{**SHORT, "optimisation": still})
+    for one, other in zip(*map(jax.tree.leaves, (barely.params, base.params)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    improved, critics = improve(base, dataset, **SHORT)
+    assert list(critics) == ["return"]
+    assert same(base, before)
+    assert same(improved.statistics, base.statistics)
+    assert improved.backbone == base.backbone
+    assert improved.bank is None
+    changed = jax.tree.map(lambda a, b: np.abs(a - b).max() > 1e-3, improved.params, base.params)
+    assert all(jax.tree.leaves(changed))
+
+
+def test_improving_is_by_the_weights_that_are_asked_for(base, dataset, same):
+    even, _ = improve(base, dataset, weigh=AdvantageWeights(temperature=0.0), **SHORT)
+    default, _ = improve(base, dataset, **SHORT)
+    spelt_out, _ = improve(base, dataset, weigh=AdvantageWeights(), **SHORT)
+    assert same(default, spelt_out)
+    assert not same(default, even)
+
+
+@pytest.mark.parametrize("verb", ["compose", "compose_policies"])
+def test_samples_are_weighed_by_critics_while_composing(shelf, base, costly, guided, same, verb):
+    _, critics = guided
+    before = jax.device_get(critics)
+
+    def weights(**options):
+        options = {"level": "action", "hidden": (8,), **SHORT, **options}
+        if verb == "compose":
+            agent = compose(shelf, costly, **options)
+        else:
+            policies = {n: base.with_bank(shelf.bank([n])).merged() for n in shelf.names()}
+            agent = compose_policies(base, policies, costly, **options)
+        return np.asarray(agent.weights(costly.observations))
+
+    unweighed = weights()
+    even = weights(critics=critics, weigh=AdvantageWeights(temperature=0.0))
+    careful = weights(critics=critics, weigh=AdvantageWeights("cost", 10.0))
+    np.testing.assert_allclose(even, unweighed, atol=1e-4)
+    assert np.abs(careful - unweighed).max() > 1e-3
+    assert same(critics, before)
+    for missing in (None, {}):
+        with pytest.raises(ValueError, match="weigh needs critics; learn them with learn_skills"):
+            weights(critics=missing, weigh=AdvantageWeights())
+
+
 def test_data_of_another_robot_are_refused_by_every_verb(shelf, base, dataset):
     alien = other_robot(dataset)
     message = r"sizes \(6, 2\), but the policy was made for \(5, 2\); use data of the same robot"
     for verb in (
         lambda: pretrain(alien, backbone=BACKBONE, statistics=base.statistics, **SHORT),
         lambda: learn_skill(base, alien, **SHORT),
+        lambda: learn_skills(base, alien, **SHORT),
+        lambda: improve(base, alien, **SHORT),
         lambda: compose(shelf, alien, **SHORT),
         lambda: compose_policies(base, {"a": base}, alien, level="action", **SHORT),
     ):

@@ -132,6 +132,7 @@ def test_a_column_is_named_by_robot_data_and_shift(dataset, column):
     [
         (["shift=wind"], "which walker2d has no data of; expected one or more of"),
         (["shift=gravity+gravity"], "names a source twice"),
+        (["observation_floor=0"], "observation_floor must be above 0, not 0"),
         (["target.fraction=0"], r"target.fraction must be in \(0, 1\], not 0"),
         (["methods=[magic]"], r"\['magic'\] are unknown"),
         (["methods=[nsec]", "backbone=gaussian"], "only backbone=diffusion"),
