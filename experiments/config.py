@@ -257,7 +257,7 @@ class MultiObjective(Setting):
     other_limits: list[float] = field(default_factory=list)
     return_quantile: float = MISSING
     objectives: Objectives = field(default_factory=Objectives)
-    anchor: dict[str, float] = field(default_factory=dict)
+    anchor: dict[str, float] | None = None
     anchor_strength: float = 1.0
 
 

@@ -1,5 +1,6 @@
 """The multi-objective runner, whole, at the smallest scale."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,9 +33,15 @@ def configure(*overrides: str) -> MultiObjective:
     return config
 
 
-def launch(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+def launch(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "experiments.multi_objective", f"hydra.run.dir={folder}"]
-    return subprocess.run([*command, *SMALL, *overrides], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [*command, *SMALL, *overrides],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -181,17 +188,9 @@ def test_a_limit_that_nothing_keeps_says_how_far_it_would_have_to_go(file, tmp_p
 
 
 def test_a_task_whose_simulator_is_missing_names_the_extra(tmp_path):
-    """As where the package was never installed, and before anything is learnt."""
-    program = (
-        "import sys; sys.modules['bullet_safety_gym'] = None; "
-        "from experiments.multi_objective import main; main()"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", program, f"hydra.run.dir={tmp_path}", *SMALL, "dataset=none.hdf5"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    """Before anything is learnt; what stands for the package here cannot be imported."""
+    (tmp_path / "bullet_safety_gym.py").write_text("raise ImportError('none here')")
+    process = launch(tmp_path / "run", "dataset=none.hdf5", PYTHONPATH=str(tmp_path))
     assert process.returncode == 1
     assert "pip install 'psec-jax[bullet]'" in process.stderr
     assert "Traceback" not in process.stderr
