@@ -1,10 +1,12 @@
 """The page of local datasets: docs/datasets.md and a picture of each, from the data themselves.
 
-    python scripts/datasets_page.py
+    python scripts/datasets_page.py [START ...]
 
-Makes every dataset that is not cached yet, which takes minutes.
+Only of datasets whose names start so, where any are given. Makes every one of them that is not
+cached yet, which takes minutes.
 """
 
+import sys
 import time
 from pathlib import Path
 
@@ -72,11 +74,22 @@ def alone(recipe: Recipe, policy: str) -> str:
     return f"{facts['algorithm'].upper()}, {facts['environment_steps']:,} steps: {words}"
 
 
+def introduction() -> str:
+    """With the very command that wrote the page."""
+    command = " ".join(["python scripts/datasets_page.py", *sys.argv[1:]])
+    return INTRODUCTION.replace("python scripts/datasets_page.py", command)
+
+
 def main() -> None:
     (DOCS / "datasets").mkdir(parents=True, exist_ok=True)
-    known = {n: r for n, r in local_datasets().items() if r.folder != shelf()}
+    starts = tuple(f"local/{start}" for start in sys.argv[1:] or [""])
+    known = {
+        name: recipe
+        for name, recipe in local_datasets().items()
+        if recipe.folder != shelf() and name.startswith(starts)
+    }
     entries = [entry(name, recipe) for name, recipe in known.items()]
-    (DOCS / "datasets.md").write_text("\n".join([INTRODUCTION, *entries]))
+    (DOCS / "datasets.md").write_text("\n".join([introduction(), *entries]))
 
 
 if __name__ == "__main__":

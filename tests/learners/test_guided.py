@@ -436,8 +436,8 @@ def learn_both_ways(backbone, bandit, steps, rate):
 
 
 def test_a_weighted_skill_of_a_diffusion_policy_moves_to_the_better_of_two_modes(bandit):
-    denoiser = Denoiser(features=16, blocks=1, time_features=8, time_hidden=16, dropout=0.0)
-    policies = learn_both_ways(DiffusionBackbone(1, denoiser), bandit, 500, 1e-2)
+    denoiser = Denoiser(features=16, blocks=1, time_features=8, time_hidden=8, dropout=0.0)
+    policies = learn_both_ways(DiffusionBackbone(1, denoiser), bandit, 2000, 5e-3)
     actions = [np.asarray(policy.act(KEY, np.ones((1000, 1)))) for policy in policies]
     shares = [[np.mean(np.abs(a - mode) < 0.2) for mode in (-0.6, 0.6)] for a in actions]
     (base, imitating, better) = shares
@@ -448,7 +448,7 @@ def test_a_weighted_skill_of_a_diffusion_policy_moves_to_the_better_of_two_modes
 
 def test_a_weighted_skill_of_a_gaussian_policy_moves_to_the_better_of_two_modes(bandit):
     backbone = GaussianBackbone(1, GaussianActor(1, hidden=(16,)))
-    policies = learn_both_ways(backbone, bandit, 300, 1e-2)
+    policies = learn_both_ways(backbone, bandit, 1000, 5e-3)
     base, imitating, better = (float(p.act(KEY, np.ones((1, 1)))[0, 0]) for p in policies)
     assert abs(base) < 0.2
     assert abs(imitating) < 0.2
