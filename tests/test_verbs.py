@@ -206,35 +206,20 @@ def test_merged_skills_are_composed_like_those_of_the_library(shelf, base, datas
 
 
 def test_offline_skills_and_critics_come_by_the_names_that_were_asked_for(
-    guided, base, shelf, dataset
+    guided, base, shelf, same
 ):
     skills, critics = guided
     assert list(skills) == list(WEIGHS)
-    assert {name: c.greater_is_better for name, c in critics.items()} == {
-        "return": True,
-        "cost": False,
-    }
+    better = {name: critic.greater_is_better for name, critic in critics.items()}
+    assert better == {"return": True, "cost": False}
     for name, skill in skills.items():
         shelf.add(name, skill)
         found = shelf.get(name)
+        assert same(dict(found.deltas), dict(skill.deltas))
         assert found.base == fingerprint(base)
         assert found.adapter == Adapter()
-        assert (
-            found.provenance.items()
-            >= {
-                "steps": 4,
-                "batch_size": 16,
-                "weights": str(WEIGHS[name]),
-            }.items()
-        )
-        policy = base.with_bank(shelf.bank([name]))
-        acted = policy.act(KEY, dataset.observations)
-        assert np.abs(acted - base.act(KEY, dataset.observations)).max() > 1e-3
-    q, value = (
-        critics["cost"].q(dataset.observations, dataset.actions),
-        critics["cost"].value(dataset.observations),
-    )
-    assert q.shape == value.shape == (60,)
+        facts = {"steps": 4, "batch_size": 16, "weights": str(WEIGHS[name])}
+        assert found.provenance.items() >= facts.items()
 
 
 def test_offline_skills_differ_by_what_weighs_them(guided):
@@ -269,27 +254,24 @@ def test_offline_skills_leave_their_base_as_it_is(guided, base, dataset, same):
 
 def test_looking_in_on_offline_learning_shows_skills_and_critics(base, dataset):
     seen = []
-    learn_skills(base, dataset, every=3, inspect=lambda *shown: seen.append(shown), **SHORT)
-    assert [step for step, _ in seen] == [3, 4]
+    learn_skills(base, dataset, every=2, inspect=lambda *shown: seen.append(shown), **SHORT)
+    assert [step for step, _ in seen] == [2, 4]
     for _, (skills, critics) in seen:
         assert list(skills) == ["skill"]
         assert list(critics) == ["return"]
 
 
 def test_improving_starts_from_the_given_policy_and_leaves_it_as_it_is(base, dataset, same):
+    """Adam moves no parameter by much more than its learning rate at once."""
     before = jax.device_get(base)
-    still = dataclasses.replace(FAST, learning_rate=1e-9)
-    barely, _ = improve(base, dataset, **{**SHORT, "optimisation": still})
-    for one, other in zip(*map(jax.tree.leaves, (barely.params, base.params)), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
     improved, critics = improve(base, dataset, **SHORT)
     assert list(critics) == ["return"]
     assert same(base, before)
     assert same(improved.statistics, base.statistics)
     assert improved.backbone == base.backbone
     assert improved.bank is None
-    changed = jax.tree.map(lambda a, b: np.abs(a - b).max() > 1e-3, improved.params, base.params)
-    assert all(jax.tree.leaves(changed))
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), improved.params, base.params)
+    assert 0.001 < min(jax.tree.leaves(moved)) <= max(jax.tree.leaves(moved)) < 4 * 0.04
 
 
 def test_improving_is_by_the_weights_that_are_asked_for(base, dataset, same):
