@@ -35,12 +35,20 @@ def test_a_return_is_the_scaled_reward_and_what_is_to_come(r, following, ends, d
     np.testing.assert_allclose(target, expected, rtol=1e-5, atol=1e-4)
 
 
-@given(numbers(100), numbers(100), TERMINATIONS, DISCOUNTS)
-def test_a_discounted_cost_is_the_cost_and_what_is_to_come(costs, following, ends, discount):
-    batch = {"costs": costs, "terminations": ends}
-    expected = costs.astype(np.float64) + discount * np.where(ends, 0, following)
-    target = DiscountedCost(discount).target(batch, following)
+@given(numbers(100), numbers(100), TERMINATIONS, DISCOUNTS, st.floats(0.01, 10))
+def test_a_discounted_cost_is_the_scaled_cost_and_what_is_to_come(c, v, ends, discount, scale):
+    batch = {"costs": c, "terminations": ends}
+    expected = scale * c.astype(np.float64) + discount * np.where(ends, 0, v)
+    target = DiscountedCost(discount, scale=scale).target(batch, v)
     np.testing.assert_allclose(target, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_energy_is_the_mean_square_of_an_action_and_needs_no_costs():
+    objective = DiscountedCost(0.5, "energy", scale=2.0)
+    assert set(objective.columns) == {"actions", "terminations"}
+    actions = np.float32([[0.0, 0.0], [1.0, -1.0], [0.5, 0.0]])
+    batch = {"actions": actions, "terminations": np.array([False, False, True])}
+    np.testing.assert_allclose(objective.target(batch, np.full(3, 10.0)), [5, 7, 0.25])
 
 
 @given(numbers(2), numbers(30), TERMINATIONS, DISCOUNTS, st.floats(-1, 1, width=32))
@@ -123,10 +131,16 @@ def test_discounts_outside_zero_to_one_are_refused(objective, discount):
         dataclasses.replace(objective, discount=discount)
 
 
+@pytest.mark.parametrize("objective", [Return, DiscountedCost])
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
-def test_scales_that_make_no_sense_are_refused(scale):
+def test_scales_that_make_no_sense_are_refused(objective, scale):
     with pytest.raises(ValueError, match=f"scale must be above 0 and finite, not {scale}"):
-        Return(scale=scale)
+        objective(scale=scale)
+
+
+def test_a_signal_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"signal 'noise' is unknown; .*\['costs', 'energy'\]"):
+        DiscountedCost(signal="noise")
 
 
 @pytest.mark.parametrize(
