@@ -90,7 +90,6 @@ class AdapterPlan:
 @dataclass
 class Composer:
     hidden: list[int] = MISSING
-    source_trajectories: int = MISSING
 
 
 @dataclass
@@ -203,6 +202,11 @@ class ContinualData(Data):
 
 
 @dataclass
+class ContinualComposer(Composer):
+    source_trajectories: int = MISSING
+
+
+@dataclass
 class ContinualEvaluation(EvaluationPlan):
     curve_every: int = MISSING
 
@@ -210,6 +214,7 @@ class ContinualEvaluation(EvaluationPlan):
 @dataclass
 class Continual(Setting):
     chain: Chain = field(default_factory=Chain)
+    composer: ContinualComposer = field(default_factory=ContinualComposer)
     data: ContinualData = field(default_factory=ContinualData)
     evaluation: ContinualEvaluation = field(default_factory=ContinualEvaluation)
     base: str | None = None
@@ -224,7 +229,8 @@ class Robot:
     # D4RL's dataset by whose reference returns scores are normalised.
     reference: str = MISSING
     target: str = MISSING
-    shifts: dict[str, Task] = field(default_factory=dict)
+    # Shift → dataset.
+    shifts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -23,6 +23,7 @@ from experiments.launching import launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
 from experiments.stages import Stages
+from psec_jax.backbones import Backbone
 from psec_jax.evaluation import scores
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
@@ -42,7 +43,9 @@ class Seed(Stages):
     def sources(self) -> dict[str, psec.TransitionDataset]:
         """Plenty of data of the robot with each shift."""
         return {
-            shift: _source(self.config, shift, self.config.data.source_trajectories)
+            shift: psec.load_dataset(
+                self.config.robot.shifts[shift], self.config.data.source_trajectories
+            )
             for shift in self.config.shifts
         }
 
@@ -64,7 +67,7 @@ class Seed(Stages):
         for shift, data in list(self.sources.items())[1:]:
             if shift not in self.library.names():
                 learnt = psec.learn_skill(base, data, **options, **self.fitting(f"skill {shift}"))
-                self._add(shift, learnt, self.config.robot.shifts[shift].dataset)
+                self._add(shift, learnt, self.config.robot.shifts[shift])
         skills, critics = psec.learn_skills(
             base,
             self.target,
@@ -104,12 +107,10 @@ class Seed(Stages):
         return policy if candidates == 1 else psec.BestOf(policy, critics["return"], candidates)
 
     def improved(
-        self, label: str, data: psec.TransitionDataset, policy: psec.Policy | None = None
-    ) -> Any:
-        """Offline RL on all parameters of ``policy``, or of a fresh one."""
-        if policy is None:
-            policy = self.fresh(self.config.backbone.build(data.action_size), data, label)
-        learnt, critics = psec.improve(
+        self, label: str, data: psec.TransitionDataset, policy: psec.Policy
+    ) -> tuple[psec.Policy, Mapping[str, psec.Critics]]:
+        """Offline RL on all parameters of ``policy``."""
+        return psec.improve(
             policy,
             data,
             weigh=self.config.critics.weigh(),
@@ -117,9 +118,13 @@ class Seed(Stages):
             **self.criticising(data),
             **self.fitting(label),
         )
-        return self.choosing(learnt, critics)
 
-    def fresh(self, backbone, data: psec.TransitionDataset, label: str) -> psec.Policy:
+    def fresh(
+        self, label: str, data: psec.TransitionDataset, backbone: Backbone | None = None
+    ) -> psec.Policy:
+        """An untrained policy, of the configured backbone where None is given."""
+        if backbone is None:
+            backbone = self.config.backbone.build(data.action_size)
         return psec.Policy.create(backbone, self.statistics(data), self.key(f"create {label}"))
 
 
@@ -135,31 +140,25 @@ def bc(run: Seed) -> Any:
 
 def iql(run: Seed) -> Any:
     """IQL with its Gaussian actor on the target's data alone."""
-    policy = run.fresh(psec.GaussianBackbone(run.target.action_size), run.target, "iql")
-    learnt, _ = psec.improve(
-        policy,
-        run.target,
-        weigh=run.config.critics.weigh(),
-        **run.config.scratch.options(),
-        **run.criticising(run.target),
-        **run.fitting("iql"),
-    )
-    return learnt
+    backbone = psec.GaussianBackbone(run.target.action_size)
+    policy, _ = run.improved("iql", run.target, run.fresh("iql", run.target, backbone))
+    return policy
 
 
 def scratch(run: Seed) -> Any:
     """Offline RL on the target's data alone, with the policy class of PSEC."""
-    return run.improved("scratch", run.target)
+    return run.choosing(*run.improved("scratch", run.target, run.fresh("scratch", run.target)))
 
 
 def joint(run: Seed) -> Any:
     """Offline RL on source and target data together."""
-    return run.improved("joint", psec.concatenate([*run.sources.values(), run.target]))
+    both = psec.concatenate([*run.sources.values(), run.target])
+    return run.choosing(*run.improved("joint", both, run.fresh("joint", both)))
 
 
 def finetune(run: Seed) -> Any:
     """Offline RL on the target's data, from π₀ on, with nothing frozen."""
-    return run.improved("finetune", run.target, run.library.base)
+    return run.choosing(*run.improved("finetune", run.target, run.library.base))
 
 
 def skill(run: Seed) -> Any:
@@ -273,10 +272,6 @@ def target_data(config: DynamicsShift, seed: int) -> psec.TransitionDataset:
     """A random share of the target's trajectories, another for each seed."""
     data = psec.load_dataset(config.target.dataset, config.target.trajectories)
     return data.fraction(config.target.fraction, seed)
-
-
-def _source(config: DynamicsShift, shift: str, trajectories: int) -> psec.TransitionDataset:
-    return psec.load_dataset(config.robot.shifts[shift].dataset, trajectories)
 
 
 def check(config: DynamicsShift) -> None:
