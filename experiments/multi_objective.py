@@ -174,7 +174,7 @@ def methods(config: MultiObjective) -> dict[str, tuple[str, Callable[[Seed], Any
 def run(config: MultiObjective, out: Path, recorder: Recorder) -> None:
     """Every method with every seed, then the table and the figures."""
     known, task = methods(config), config.task
-    with Simulators(min(psec.envs.copies_at_once(task), config.evaluation.episodes)) as simulators:
+    with Simulators(psec.envs.copies_at_once(task, config.evaluation.episodes)) as simulators:
         # Made before anything is learnt: a simulator may be missing.
         vector = simulators.of(task)
         for seed in config.seeds:

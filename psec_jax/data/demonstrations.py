@@ -25,10 +25,9 @@ _COLUMNS = (
 def generate(recipe: Recipe, seed: int, parallel: int | None = None) -> TransitionDataset:
     """The trajectories of every part of ``recipe``, part after part.
 
-    The same seed gives the same bytes, however many episodes run at once: ``parallel``, or 50, or
-    one for each core where every copy of the environment is a process. Raises ``RuntimeError`` if
-    return or cost is not what the recipe says, beyond what chance allows: then the simulator is
-    not the one it was measured in.
+    The same seed gives the same bytes, however many episodes run at once: ``parallel``, or as many
+    as ``envs.copies_at_once`` says. Raises ``RuntimeError`` if return or cost is not what the
+    recipe says, beyond what chance allows: then the simulator is not the one it was measured in.
     """
     dataset = roll_out(recipe, seed, parallel)
     _check("return", recipe, dataset.returns, recipe.return_mean, recipe.return_std)
@@ -40,10 +39,8 @@ def generate(recipe: Recipe, seed: int, parallel: int | None = None) -> Transiti
 def roll_out(recipe: Recipe, seed: int, parallel: int | None = None) -> TransitionDataset:
     """``generate`` without its check, for a recipe whose return is still to be measured."""
     seeds = np.random.SeedSequence(seed).generate_state(recipe.trajectories)
-    width = min(
-        parallel or envs.copies_at_once(recipe.environment),
-        max(part.trajectories for part in recipe.parts),
-    )
+    longest = max(part.trajectories for part in recipe.parts)
+    width = min(parallel or envs.copies_at_once(recipe.environment, longest), longest)
     trajectories: list[list[np.ndarray]] = []
     vector = envs.make(recipe.environment, width)
     try:

@@ -2,7 +2,8 @@
 
 Observations are flat float32 vectors and actions lie in [−1, 1], whatever the simulator. Where a
 simulator has costs, ``infos["cost"]`` holds one float for each environment after every step, and
-0 after a reset; elsewhere the key is absent. The simulators are imported where they are used.
+0 after a reset; elsewhere the key is absent. An environment whose episode has ended stays where it
+is until the next reset. The simulators are imported where they are used.
 """
 
 import os
@@ -50,10 +51,14 @@ def make(env_id: str, num_envs: int) -> VectorEnv:
     return InProcessVectorEnv(factory, num_envs)
 
 
-def copies_at_once(env_id: str) -> int:
-    """How many copies are worth running at once: one for each core where each is a process, else
-    50."""
-    return (os.cpu_count() or 1) if parse(env_id)[0] == "metadrive" else 50
+def copies_at_once(env_id: str, episodes: int) -> int:
+    """How many copies are worth making for so many episodes, which they share out evenly.
+
+    Where each copy is a process there are four for each core, as those whose episode has ended
+    early leave it to the others; elsewhere there are 50.
+    """
+    most = 4 * (os.cpu_count() or 1) if parse(env_id)[0] == "metadrive" else 50
+    return -(-episodes // -(-episodes // most))
 
 
 def _metadrive(env_id: str, name: str, num_envs: int) -> VectorEnv:

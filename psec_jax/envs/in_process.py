@@ -15,12 +15,13 @@ class InProcessVectorEnv(VectorEnv):
     """``num_envs`` copies of what ``factory`` makes, whose observations are float32 vectors.
 
     It answers as Gymnasium's ``SyncVectorEnv`` does, with less overhead: beside a fast robot that
-    one takes a fifth of the time. Episodes begin anew at the step after their end.
+    one takes a fifth of the time. An episode that has ended stays where it is until the next reset:
+    its steps do nothing, reward nothing and take no time.
     """
 
     def __init__(self, factory: Callable[[], gymnasium.Env], num_envs: int):
         self.num_envs = num_envs
-        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         self.envs = [factory() for _ in range(num_envs)]
         self.single_observation_space = self.envs[0].observation_space
         self.single_action_space = self.envs[0].action_space
@@ -37,26 +38,25 @@ class InProcessVectorEnv(VectorEnv):
             observations[index], info = self.envs[index].reset(seed=one, options=options)
             infos = self._add_info(infos, info, index)
         self._over[:] = False
+        self._observations = observations
         return observations, infos
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         actions = checked_actions(actions, self.action_space)
-        observations = np.empty(self.observation_space.shape, np.float32)
+        observations = self._observations.copy()
         rewards = np.zeros(self.num_envs)
         terminations, truncations = np.zeros((2, self.num_envs), bool)
         infos: dict[str, Any] = {}
-        for index, env in enumerate(self.envs):
-            if self._over[index]:
-                observations[index], info = env.reset()
-            else:
-                answer = env.step(actions[index])
-                observations[index], rewards[index] = answer[:2]
-                terminations[index], truncations[index], info = answer[2:]
+        for index in np.flatnonzero(~self._over):
+            answer = self.envs[index].step(actions[index])
+            observations[index], rewards[index] = answer[:2]
+            terminations[index], truncations[index], info = answer[2:]
             if info:
                 infos = self._add_info(infos, info, index)
-        self._over = terminations | truncations
+        self._over |= terminations | truncations
+        self._observations = observations
         return observations, rewards, terminations, truncations, infos
 
     def close_extras(self, **_: Any) -> None:

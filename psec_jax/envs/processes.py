@@ -21,7 +21,8 @@ class ProcessVectorEnv(VectorEnv):
 
     The processes are fresh interpreters that load that file alone. Nothing is forked, which JAX's
     threads would not survive, and the program's main script is not run again in each of them, as
-    ``multiprocessing`` would. Episodes begin anew at the step after their end.
+    ``multiprocessing`` would. An episode that has ended stays where it is until the next reset: its
+    steps do nothing, reward nothing and take no time.
 
     Raises ``RuntimeError``, here and at each reset and step, where a copy raises or its process
     dies; every process has ended then. They also end with this process, however it ends.
@@ -30,7 +31,7 @@ class ProcessVectorEnv(VectorEnv):
     def __init__(self, env_id: str, path: Path, function: str, arguments: tuple, num_envs: int):
         self.env_id = env_id
         self.num_envs = num_envs
-        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         self._failure: str | None = None
         self._processes: list[subprocess.Popen] = []
         self._connections = []
@@ -46,7 +47,7 @@ class ProcessVectorEnv(VectorEnv):
                         stdout=subprocess.DEVNULL,
                     )
                 )
-        spaces = self._exchange([(str(path), function, arguments)] * num_envs)
+        spaces = self._exchange({i: (str(path), function, arguments) for i in range(num_envs)})
         self.single_observation_space, self.single_action_space = spaces[0]
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -54,40 +55,47 @@ class ProcessVectorEnv(VectorEnv):
     def reset(
         self, *, seed: Seeds = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        messages = [("reset", one, options) for one in one_seed_each(seed, self.num_envs)]
-        observations, *_, infos = self._gather(messages)
-        return observations, infos
+        seeds = one_seed_each(seed, self.num_envs)
+        answers = self._exchange({i: ("reset", one, options) for i, one in enumerate(seeds)})
+        infos: dict[str, Any] = {}
+        for i, (_, info) in answers.items():
+            infos = self._add_info(infos, info, i)
+        self._observations = np.array([observation for observation, _ in answers.values()])
+        self._over = np.zeros(self.num_envs, bool)
+        return self._observations, infos
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         actions = checked_actions(actions, self.action_space)
-        return self._gather([("step", action) for action in actions])
+        answers = self._exchange({i: ("step", actions[i]) for i in np.flatnonzero(~self._over)})
+        observations, rewards = self._observations.copy(), np.zeros(self.num_envs)
+        terminations, truncations = np.zeros((2, self.num_envs), bool)
+        infos: dict[str, Any] = {}
+        for i, answer in answers.items():
+            observations[i], rewards[i], terminations[i], truncations[i], info = answer
+            infos = self._add_info(infos, info, i)
+        self._over |= terminations | truncations
+        self._observations = observations
+        return observations, rewards, terminations, truncations, infos
 
     def render(self) -> tuple[np.ndarray, ...]:
         """A picture of each copy."""
-        return tuple(self._exchange([("render",)] * self.num_envs))
+        return tuple(self._exchange({i: ("render",) for i in range(self.num_envs)}).values())
 
     def close_extras(self, **_: Any) -> None:
         self._failure = self._failure or f"{self.env_id} has been closed; make it again"
         self._stop(patience=5.0)
 
-    def _gather(self, messages: list[tuple]) -> tuple:
-        *columns, infos = zip(*self._exchange(messages), strict=True)
-        merged: dict[str, Any] = {}
-        for index, info in enumerate(infos):
-            merged = self._add_info(merged, info, index)
-        return (*map(np.array, columns), merged)
-
-    def _exchange(self, messages: list[tuple]) -> list:
-        """Every copy's answer to its message; after any failure the processes are ended."""
+    def _exchange(self, messages: dict[int, tuple]) -> dict[int, Any]:
+        """The answers of copies to their messages; after any failure the processes are ended."""
         if self._failure is not None:
             raise RuntimeError(self._failure)
         try:
-            for index, message in enumerate(messages):
+            for index, message in messages.items():
                 with self._alive(index):
                     self._connections[index].send(message)
-            return [self._answer(index) for index in range(self.num_envs)]
+            return {index: self._answer(index) for index in messages}
         except BaseException:
             # Even an interrupt ends them: an answer still under way would be taken for the next.
             self._failure = self._failure or f"{self.env_id} was interrupted; make it again"

@@ -50,25 +50,17 @@ class Parent:
 
 
 def serve(parent: Parent) -> None:
-    """Answers ("reset", seed, options) and ("step", action); after an episode's end a step
-    resets."""
+    """Answers ("reset", seed, options), ("step", action) and ("render",)."""
     path, function, arguments = parent.receive()
     env = getattr(load(path), function)(*arguments)
     parent.send("done", (env.observation_space, env.action_space))
-    over = False
     while True:
         kind, *values = parent.receive()
-        if kind == "render":
-            parent.send("done", env.render())
-            continue
-        if kind == "reset" or over:
-            seed, options = values if kind == "reset" else (None, None)
-            observation, info = env.reset(seed=seed, options=options)
-            answer = (observation, 0.0, False, False, info)
+        if kind == "reset":
+            seed, options = values
+            parent.send("done", env.reset(seed=seed, options=options))
         else:
-            answer = env.step(*values)
-        over = answer[2] or answer[3]
-        parent.send("done", answer)
+            parent.send("done", getattr(env, kind)(*values))
 
 
 def main() -> None:

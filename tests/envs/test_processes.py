@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cheap import Cheap
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from psec_jax.envs.in_process import InProcessVectorEnv
 from psec_jax.envs.processes import ProcessVectorEnv
@@ -37,19 +37,33 @@ def gone(pid):
 
 @pytest.mark.parametrize("costs", [True, False])
 def test_copies_answer_as_those_of_gymnasium_in_one_process_and_in_several(costs):
-    """Over several episodes of each copy, whose ends and new beginnings do not coincide."""
-    actions = np.random.default_rng(0).uniform(-0.9, 0.9, (25, 3, 3)).astype(np.float32)
+    """Until the end of each copy's episode, and then they stay as they are until a reset."""
+    actions = np.random.default_rng(0).uniform(-0.9, 0.9, (8, 3, 3)).astype(np.float32)
     reference = SyncVectorEnv([lambda: Cheap(costs)] * 3)
     for vector in (InProcessVectorEnv(lambda: Cheap(costs), 3), make(costs)):
         assert vector.single_observation_space == reference.single_observation_space
         assert vector.single_action_space == reference.single_action_space
         assert vector.observation_space == reference.observation_space
         assert vector.action_space == reference.action_space
-        assert vector.metadata["autoreset_mode"] == reference.metadata["autoreset_mode"]
+        assert vector.metadata["autoreset_mode"] == AutoresetMode.DISABLED
         for seed in ([3, 8, 6], 4):
             np.testing.assert_equal(vector.reset(seed=seed), reference.reset(seed=seed))
-            for action in actions:
-                np.testing.assert_equal(vector.step(action), reference.step(action))
+            steps = list(map(vector.step, actions))
+            expected = list(map(reference.step, actions))
+            for copy in range(3):
+                ends = [step[2][copy] or step[3][copy] for step in expected]
+                length = ends.index(True) + 1
+                assert length < len(actions)
+                for step, other in zip(steps[:length], expected, strict=False):
+                    for mine, theirs in zip(step[:4], other[:4], strict=True):
+                        np.testing.assert_array_equal(mine[copy], theirs[copy])
+                    assert ("cost" in step[4]) == ("cost" in other[4]) == costs
+                    if costs:
+                        assert step[4]["cost"][copy] == other[4]["cost"][copy]
+                for observations, *others, infos in steps[length:]:
+                    np.testing.assert_array_equal(observations[copy], steps[length - 1][0][copy])
+                    assert not any(part[copy] for part in others)
+                    assert not infos.get("_cost", np.zeros(3))[copy]
         vector.close()
 
 
@@ -59,13 +73,25 @@ def test_what_copies_have_answered_does_not_change_with_the_next_step(processes)
         assert [answer[0][0, 1] for answer in answers] == [0, 1, 2]
 
 
-def test_costs_are_floats_after_every_step_that_of_a_new_beginning_included(processes):
+def test_costs_are_floats_after_every_step_and_zero_for_copies_that_are_through(processes):
     _, infos = processes.reset(seed=[0, 0, 1])
     np.testing.assert_array_equal(infos["cost"], [0, 0, 0])
-    for expected in ([0.5, 0.5, 0.5], [1, 1, 1], [0, 0, 1.5], [0.5, 0.5, 0]):
+    for expected in ([0.5, 0.5, 0.5], [1, 1, 1], [0, 0, 1.5]):
         infos = processes.step(np.zeros((3, 3)))[-1]
         assert infos["cost"].dtype == np.float64
         np.testing.assert_array_equal(infos["cost"], expected)
+
+
+def test_a_copy_that_is_through_is_not_stepped(processes):
+    """Its actions would make it fail."""
+    for vector in (processes, InProcessVectorEnv(Cheap, 3)):
+        vector.reset(seed=[0, 1, 3])
+        actions = np.zeros((3, 3))
+        for _ in range(2):
+            vector.step(actions)
+        actions[0] = 1
+        observations = vector.step(actions)[0]
+        np.testing.assert_array_equal(observations[:, 1], [2, 3, 3])
 
 
 def test_pictures_are_of_the_moment_and_change_nothing(processes):
