@@ -1,6 +1,7 @@
 """Vector environments whose copies each have a process of their own."""
 
 import contextlib
+import copy
 import subprocess
 import sys
 from multiprocessing import Pipe
@@ -11,7 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from psec_jax.envs.in_process import Seeds, checked_actions, one_seed_each
+from psec_jax.envs.in_process import Seeds, checked_actions, one_seed_each, still
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -21,8 +22,8 @@ class ProcessVectorEnv(VectorEnv):
 
     The processes are fresh interpreters that load that file alone. Nothing is forked, which JAX's
     threads would not survive, and the program's main script is not run again in each of them, as
-    ``multiprocessing`` would. An episode that has ended stays where it is until the next reset: its
-    steps do nothing, reward nothing and take no time.
+    ``multiprocessing`` would. An episode that has ended stays where it is until the next reset:
+    its steps do nothing, reward nothing and take no time.
 
     Raises ``RuntimeError``, here and at each reset and step, where a copy raises or its process
     dies; every process has ended then. They also end with this process, however it ends.
@@ -62,6 +63,7 @@ class ProcessVectorEnv(VectorEnv):
             infos = self._add_info(infos, info, i)
         self._observations = np.array([observation for observation, _ in answers.values()])
         self._over = np.zeros(self.num_envs, bool)
+        self._still = still(infos, self.num_envs)
         return self._observations, infos
 
     def step(
@@ -71,7 +73,7 @@ class ProcessVectorEnv(VectorEnv):
         answers = self._exchange({i: ("step", actions[i]) for i in np.flatnonzero(~self._over)})
         observations, rewards = self._observations.copy(), np.zeros(self.num_envs)
         terminations, truncations = np.zeros((2, self.num_envs), bool)
-        infos: dict[str, Any] = {}
+        infos = copy.deepcopy(self._still)
         for i, answer in answers.items():
             observations[i], rewards[i], terminations[i], truncations[i], info = answer
             infos = self._add_info(infos, info, i)

@@ -86,12 +86,12 @@ def test_the_cost_is_that_of_speed_nearness_and_accidents(drives):
 def test_a_parked_car_is_truncated_after_a_thousand_steps_almost_without_cost(drives):
     drives.reset(seed=[0, 1])
     total, ends = np.zeros(2), []
-    for _ in range(1000):
+    for _ in range(1001):
         *_, terminations, truncations, infos = drives.step(np.zeros((2, 2)))
         total += infos["cost"]
         ends.append(truncations)
         assert not terminations.any()
-    assert not np.any(ends[:999])
+    assert not np.any(ends[:999]) and not np.any(ends[1000])
     assert ends[999].all()
     assert (total < 0.1).all()
 
