@@ -144,6 +144,19 @@ class Logger:
 
 
 @dataclass
+class CheckpointPlan:
+    """See ``psec_jax.training.Checkpoints``."""
+
+    every: int = 5000
+    keep: int = 2
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, int) and value < 1:
+                raise ConfigError(f"checkpoint.{name} must be at least 1, not {value}")
+
+
+@dataclass
 class Task:
     dataset: str = MISSING
     environment: str = MISSING
@@ -181,6 +194,9 @@ class Setting:
     methods: list[str] = MISSING
     seeds: list[int] = MISSING
     progress: bool = MISSING
+    # Go on with what the output folder holds; else it must hold no run.
+    resume: bool = True
+    checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
 
     def check(self, known: Iterable[str]) -> None:
         """Refuse unknown methods, seeds that stand twice, and nothing to do."""

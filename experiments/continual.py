@@ -65,8 +65,18 @@ def run(config: Continual, out: Path, recorder: Recorder) -> None:
     """All seeds of one configuration, then the table and the figures."""
     with Simulators(min(50, config.evaluation.episodes)) as simulators:
         for seed in config.seeds:
-            run_seed(config, seed, out / f"seed_{seed}", simulators, recorder)
+            if not finished(config, seed, recorder):
+                run_seed(config, seed, out / f"seed_{seed}", simulators, recorder)
     report(config, out, recorder)
+
+
+def finished(config: Continual, seed: int, recorder: Recorder) -> bool:
+    """Whether every method was measured in every column."""
+    return all(
+        recorder.has(method, column.name, seed, "return")
+        for method in config.methods
+        for column in config.chain.columns
+    )
 
 
 def run_seed(
@@ -94,7 +104,7 @@ def run_seed(
     def fitting(label: str, inspect: Callable | None = None) -> dict[str, Any]:
         """What every call of a verb takes here; with ``curve_every``, evaluates on the way."""
         options: dict[str, Any] = {"key": stage(label), "label": f"{label} (seed {seed})"}
-        options |= {"writer": recorder.writer, "progress": config.progress}
+        options |= {"progress": config.progress, **recorder.fit_options}
         if inspect is not None and config.evaluation.curve_every:
             options |= {"every": config.evaluation.curve_every, "inspect": inspect}
         return options
@@ -108,15 +118,22 @@ def run_seed(
             evaluation=evaluate(deploy(learnt), task),
         )
 
+    for task in targets:
+        recorder.demonstrations(data[task], setting="continual", task=task, seed=seed)
+
     # π₀ by behaviour cloning on the source.
     backbone = config.backbone.build(source.action_size)
-    if config.base is None:
+    if (out / "library").exists():
+        library = psec.SkillLibrary.open(out / "library")
+    elif config.base is None:
         base = psec.pretrain(
             source, backbone=backbone, **config.pretrain.options(), **fitting("pretrain")
         )
+        library = psec.SkillLibrary.create(out / "library", base)
     else:
         base = psec.SkillLibrary.open(config.base.format(seed=seed)).base
-    library = psec.SkillLibrary.create(out / "library", base)
+        library = psec.SkillLibrary.create(out / "library", base)
+    base = library.base
 
     # Expansion: one skill a task, low-rank or dense, and policies from scratch to compare with.
     scratch = {}
@@ -137,8 +154,9 @@ def run_seed(
                 **config.skill.options(),
                 **fitting(f"{parts} skill {task}", curve(parts, task, partial(alone, base))),
             )
-            provenance = {"dataset": chain.tasks[task].dataset, "seed": seed}
-            library.add(skill_name(task, parts), skill, **provenance)
+            if (name := skill_name(task, parts)) not in library.names():
+                dataset = chain.tasks[task].dataset
+                library.add(name, skill, dataset=dataset, seed=seed)
 
     # Composition on the target's data, and evaluation, column by column.
     evaluations: dict[tuple[str, str], psec.Evaluation] = {}
@@ -169,12 +187,10 @@ def run_seed(
             seen = (name, target if method.level is None else column.name)
             if seen not in evaluations:
                 evaluations[seen] = evaluate(agent, target)
-            step = config.scratch.steps if method.parts == "policies" else config.skill.steps
-            record(task=column.name, method=name, step=step, evaluation=evaluations[seen])
             if name == "psec" and seed == config.seeds[0]:
                 trace(agent, column.name, chain.tasks[target].environment, stage, recorder)
-    for task in targets:
-        recorder.demonstrations(data[task], setting="continual", task=task, seed=seed)
+            step = config.scratch.steps if method.parts == "policies" else config.skill.steps
+            record(task=column.name, method=name, step=step, evaluation=evaluations[seen])
 
 
 def alone(base: psec.Policy, skill: psec.Skill) -> psec.Policy:

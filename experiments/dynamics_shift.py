@@ -231,9 +231,8 @@ def run(config: DynamicsShift, out: Path, recorder: Recorder) -> None:
                     evaluation.lengths,
                 )
                 record(method=method, seed=seed, step=steps, evaluation=score, metric="score")
-            if not recorder.has("demonstrations", column, seed, "demonstrations"):
-                data = this.target
-                recorder.demonstrations(data, setting="dynamics_shift", task=column, seed=seed)
+            data = this.target
+            recorder.demonstrations(data, setting="dynamics_shift", task=column, seed=seed)
     report(config, out, recorder)
 
 

@@ -1,5 +1,6 @@
 """How a runner starts, and how it ends: what is common to the settings."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +9,19 @@ import jax
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config import ConfigError, parse
+import experiments.sweeping  # noqa: F401  (the names of jobs' folders)
+from experiments.config import ConfigError, Setting, parse
 from experiments.recording import start_recording
+from experiments.signals import saving_at_signals
+from experiments.status import Status
 from psec_jax.data.registry import home
+from psec_jax.training import Interrupted
 
 
 def launch(config: DictConfig, schema: type, check: Callable, run: Callable) -> None:
     """Check the configuration, ``run`` it in its output folder, and say where its results are.
 
+    A folder that holds an interrupted run is gone on with, and one that is finished is only shown.
     What the user can mend ends it in one line: a configuration that cannot be run, a folder of
     another one, a missing package.
     """
@@ -24,15 +30,39 @@ def launch(config: DictConfig, schema: type, check: Callable, run: Callable) -> 
     try:
         parsed = parse(config, schema)
         check(parsed)
+        refuse_to_resume(parsed, out)
         resolved = OmegaConf.to_container(config, resolve=True)
-        with start_recording(out, resolved, parsed.logger) as recorder:
-            run(parsed, out, recorder)
+        checkpoint = dict(resolved["checkpoint"])
+        with (
+            start_recording(out, resolved, parsed.logger, **checkpoint) as recorder,
+            saving_at_signals(recorder.checkpoints),
+            Status.kept(out) as status,
+        ):
+            if status.state != "finished":
+                run(parsed, out, recorder)
+                recorder.checkpoints.clear()
     except (ConfigError, ImportError) as error:
         sys.exit(f"error: {error}")
+    except Interrupted:
+        words = shlex.join(HydraConfig.get().overrides.task)
+        print(
+            f"interrupted; goes on with: python -m experiments.{HydraConfig.get().job.name} "
+            f"{words} hydra.run.dir={shlex.quote(str(out))}",
+            file=sys.stderr,
+        )
+        raise
     print((out / "table.md").read_text())
     print(f"figures    {', '.join(sorted(str(p) for p in out.glob('*.png')))}")
     print(f"libraries  {', '.join(str(p) for p in sorted(out.glob('seed_*/library')))}")
     print(f"results    {out / 'results.jsonl'}")
+
+
+def refuse_to_resume(config: Setting, out: Path) -> None:
+    if not config.resume and (out / "config.json").exists():
+        raise ConfigError(
+            f"{out} holds a run already; go on with it (resume=true), remove it, or choose another"
+            " folder (hydra.run.dir=…)"
+        )
 
 
 def keep_compiled_programs() -> None:

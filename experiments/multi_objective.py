@@ -57,7 +57,8 @@ class Seed(Stages):
         )
         print(f"context network (seed {self.seed}): {selection}", flush=True)
         facts = {"safe": selection.safe, "chosen": selection.chosen}
-        self.recorder.writer.write(f"selection (seed {self.seed})", 0, facts)
+        self.recorder.writer.rewind(label := f"selection (seed {self.seed})", -1)
+        self.recorder.writer.write(label, 0, facts)
         return selection.data
 
     @functools.cached_property

@@ -9,26 +9,35 @@ from typing import Any
 import numpy as np
 
 from experiments.config import ConfigError, Logger
-from psec_jax import Evaluation, TransitionDataset
+from experiments.sweeping import PASSING
+from psec_jax import Evaluation, TransitionDataset, storage
 from psec_jax.evaluation import Trace
 from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures, results
+from psec_jax.training import Checkpoints
 from psec_jax.training.metrics import JsonLines, Wandb, Writer, Writers
 
 
 class Recorder:
-    """Writes into one output folder: ``results.jsonl``, ``metrics.jsonl``, tables, figures."""
+    """Writes into one output folder: ``results.jsonl``, ``metrics.jsonl``, tables, figures, and
+    until everything is measured the states of learning in ``checkpoints``."""
 
-    def __init__(self, out: Path, wandb: Wandb | None = None):
+    def __init__(self, out: Path, wandb: Wandb | None = None, **checkpoints: int):
         self.out = out
         self._wandb = wandb
-        results.mend(self._results)
+        storage.mend_lines(self._results)
+        self.checkpoints = Checkpoints(out / "checkpoints", **checkpoints)
         self._local = JsonLines(out / "metrics.jsonl")
         self.writer: Writer = self._local if wandb is None else Writers((self._local, wandb))
 
     @property
     def _results(self) -> Path:
         return self.out / "results.jsonl"
+
+    @property
+    def fit_options(self) -> dict[str, Any]:
+        """What every fit of the run takes."""
+        return {"writer": self.writer, "checkpoints": self.checkpoints}
 
     def evaluation(
         self,
@@ -41,7 +50,12 @@ class Recorder:
         evaluation: Evaluation,
         metric: str = "return",
     ) -> None:
-        """One measurement: the mean return (or cost), with every single one beside it."""
+        """One measurement: the mean return (or cost), with every single one beside it.
+
+        One that is there already, as after an interruption, is not written again.
+        """
+        if self.has(method, task, seed, metric, step):
+            return
         found = evaluation.costs if metric == "cost" else evaluation.returns
         values, mean = tuple(float(value) for value in found), float(np.mean(found))
         row = results.Measurement(setting, task, method, seed, metric, mean, step, values)
@@ -56,6 +70,8 @@ class Recorder:
         self, data: TransitionDataset, *, setting: str, task: str, seed: int
     ) -> None:
         """The return of the demonstrations themselves."""
+        if self.has("demonstrations", task, seed, "demonstrations"):
+            return
         values = tuple(float(value) for value in data.returns)
         row = results.Measurement(
             setting,
@@ -69,11 +85,14 @@ class Recorder:
         )
         results.append(self._results, row)
 
-    def has(self, method: str, task: str, seed: int, metric: str) -> bool:
-        """Whether this was measured before, so that a run started again goes on after it."""
+    def has(self, method: str, task: str, seed: int, metric: str, step: int | None = None) -> bool:
+        """Whether this was measured before (at ``step``, or any), so that a run started again goes
+        on after it."""
         wanted = (method, task, seed, metric)
-        found = ((row.method, row.task, row.seed, row.metric) for row in self.measurements())
-        return wanted in found
+        return any(
+            (row.method, row.task, row.seed, row.metric) == wanted and step in (None, row.step)
+            for row in self.measurements()
+        )
 
     def measurements(self) -> list[results.Measurement]:
         """Everything that was measured so far."""
@@ -113,23 +132,23 @@ class Recorder:
 
 
 @contextmanager
-def start_recording(out: Path, config: Mapping[str, Any], logger: Logger) -> Iterator[Recorder]:
+def start_recording(
+    out: Path, config: Mapping[str, Any], logger: Logger, **checkpoints: int
+) -> Iterator[Recorder]:
     """A recorder for ``out``, with the resolved configuration written there first.
 
-    Raises ``ConfigError`` if ``out`` holds a run of another configuration, with what differs.
+    ``checkpoints`` are the numbers of ``Checkpoints``. Raises ``ConfigError`` if ``out`` holds a
+    run of another configuration, with what differs.
     """
     out.mkdir(parents=True, exist_ok=True)
     _refuse_another(out, config)
-    (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    with storage.new_file(out / "config.json") as temporary:
+        temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     run = nullcontext()
     if logger.kind == "wandb":
         run = Wandb(out, config, logger.mode, logger.project, logger.group)
-    with run as wandb, closing(Recorder(out, wandb)) as recorder:
+    with run as wandb, closing(Recorder(out, wandb, **checkpoints)) as recorder:
         yield recorder
-
-
-# What may change between the runs that share a folder.
-_PASSING = ("progress", "logger")
 
 
 def _refuse_another(out: Path, config: Mapping[str, Any]) -> None:
@@ -137,7 +156,7 @@ def _refuse_another(out: Path, config: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     there, here = (_flat(c) for c in (json.loads(path.read_text()), config))
-    names = [name for name in (*there, *here) if name.split(".")[0] not in _PASSING]
+    names = [name for name in (*there, *here) if name.split(".")[0] not in PASSING]
     if different := [n for n in dict.fromkeys(names) if there.get(n) != here.get(n)]:
         lines = [f"  {name}: {there.get(name)} there, {here.get(name)} now" for name in different]
         raise ConfigError(

@@ -29,6 +29,6 @@ class Stages:
         return {
             "key": self.key(label),
             "label": f"{label} (seed {self.seed})",
-            "writer": self.recorder.writer,
             "progress": self.config.progress,
+            **self.recorder.fit_options,
         }

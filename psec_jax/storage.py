@@ -116,6 +116,16 @@ def parse_json(text: bytes | str, source: Path) -> dict[str, Any]:
     return facts
 
 
+def mend_lines(path: Path) -> None:
+    """Cut off a last line that was not written to its end, so that others can be appended."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            with new_file(path) as temporary:
+                temporary.write_bytes(whole)
+
+
 def write_tensors(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None = None
 ) -> None:

@@ -1,7 +1,7 @@
 """The verbs: each is a learner plus ``fit``. Whoever needs more takes the learner itself.
 
-Every verb passes further keywords on to ``fit`` (``label``, ``writer``, ``progress``, …), and
-takes ``every`` and ``inspect``: after each so many updates, ``inspect(step, what is learnt)``.
+Every verb passes further keywords on to ``fit`` (``label``, ``writer``, ``checkpoints``, …); its
+``inspect(step, what is learnt)`` is shown what the verb would return.
 """
 
 import dataclasses
@@ -240,25 +240,11 @@ def _for(steps: int, optimisation: Optimisation | None) -> Optimisation:
 
 
 def _fit(learner, data, steps, batch_size, key, options):
-    """``fit``, stopping every so many updates to show ``inspect(step, result)`` what there is."""
-    every = options.pop("every", None) or steps
-    inspect = options.pop("inspect", None)
-    state = None
-    for start in range(0, steps, every):
-        stop = min(start + every, steps)
-        state = fit(
-            learner,
-            data,
-            steps=stop,
-            start=start,
-            state=state,
-            batch_size=batch_size,
-            key=key,
-            **options,
-        )
-        if inspect is not None:
-            inspect(stop, learner.result(state))
-    return state
+    """``fit``, whose ``inspect`` is shown what the learner's state results in."""
+    if (inspect := options.get("inspect")) is not None:
+        shown = lambda step, state: inspect(step, learner.result(state))  # noqa: E731
+        options = {**options, "inspect": shown}
+    return fit(learner, data, steps=steps, batch_size=batch_size, key=key, **options)
 
 
 def _check_sizes(policy: Policy | ComposedPolicy, data: TransitionDataset) -> None:

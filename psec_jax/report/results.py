@@ -31,13 +31,6 @@ def append(path: Path, row: Measurement) -> None:
         file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
 
 
-def mend(path: Path) -> None:
-    """Cut off a last row that was not written to its end, so that others can be appended."""
-    if path.exists():
-        content = path.read_bytes()
-        path.write_bytes(content[: content.rfind(b"\n") + 1])
-
-
 def read(paths: Iterable[Path]) -> list[Measurement]:
     """The rows of one or more results files, in order."""
     rows = []

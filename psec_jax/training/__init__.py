@@ -1,6 +1,7 @@
-"""The one training loop, and where its metrics go."""
+"""The one training loop, where its states are kept, and where its metrics go."""
 
+from psec_jax.training.checkpoints import Checkpoints, Interrupted
 from psec_jax.training.fit import fit
 from psec_jax.training.metrics import JsonLines, Writer
 
-__all__ = ["JsonLines", "Writer", "fit"]
+__all__ = ["Checkpoints", "Interrupted", "JsonLines", "Writer", "fit"]

@@ -1,6 +1,8 @@
 """``fit``: one loop for every learner, chunks of updates compiled into one program."""
 
 import functools
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.errors import Diverged
+from psec_jax.training.checkpoints import Checkpoints
 from psec_jax.training.metrics import Writer
 from psec_jax.training.progress import Progress
 
@@ -40,6 +43,9 @@ def fit(
     label: str | None = None,
     writer: Writer | None = None,
     progress: bool = False,
+    every: int | None = None,
+    inspect: Callable[[int, Any], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Any:
     """Train ``learner`` on minibatches drawn uniformly from ``data``; returns its final state.
 
@@ -48,9 +54,15 @@ def fit(
     ``writer`` and the progress bar under ``label``. Update i uses the key ``fold_in(key, i)``, so
     training 0…n in one call equals 0…m and then, with ``state`` and ``start=m``, m…n.
 
+    After ``every`` updates, and the last, ``inspect(step, state)`` is called. With ``checkpoints``
+    the states of this ``label`` are saved there, and learning goes on after the last of them: the
+    result is the same as if it had never stopped.
+
     Raises ``Diverged`` naming the learner and the step at which a metric stopped being finite.
     """
-    for name, value in {"steps": steps, "batch_size": batch_size, "chunk": chunk}.items():
+    every = every or steps
+    numbers = {"steps": steps, "batch_size": batch_size, "chunk": chunk, "every": every}
+    for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value!r}")
     label = label or learner.name
@@ -60,18 +72,32 @@ def fit(
         state = learner.init(init_key, jax.tree.map(lambda a: a[:1], arrays))
     # Chunks donate the state, so it must not share memory with the learner's frozen parts.
     state = jax.tree.map(jnp.copy, state)
-    with Progress(label, steps, start, shown=progress) as bar:
-        step = start
-        while step < steps:
-            length = min(chunk, steps - step)
-            state, metrics = _run_chunk(
-                learner, state, arrays, update_key, step, length=length, batch_size=batch_size
-            )
-            means = _finite_means(metrics, label, step)
-            step += length
-            bar.advance(step, means["loss"])
+    step = start
+    with nullcontext() if checkpoints is None else checkpoints.of(label) as track:
+        if track is not None:
+            step, state = track.latest(state) or (step, state)
+            if step > steps:
+                raise ValueError(
+                    f"{label} was trained for {step} updates before, not {steps}; remove "
+                    f"{checkpoints.folder} to learn anew"
+                )
             if writer is not None:
-                writer.write(label, step, means)
+                writer.rewind(label, step)
+        with Progress(label, steps, step, shown=progress) as bar:
+            while step < steps:
+                length = min(chunk, steps - step, every - step % every)
+                state, metrics = _run_chunk(
+                    learner, state, arrays, update_key, step, length=length, batch_size=batch_size
+                )
+                means = _finite_means(metrics, label, step)
+                step += length
+                bar.advance(step, means["loss"])
+                if writer is not None:
+                    writer.write(label, step, means)
+                if inspect is not None and (step % every == 0 or step == steps):
+                    inspect(step, jax.tree.map(jnp.copy, state))
+                if track is not None:
+                    track.keep(step, state, last=step == steps)
     return state
 
 

@@ -1,15 +1,21 @@
 """Where metrics go: a JSON-lines file, Weights & Biases, or both."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+from psec_jax import storage
 
 
 class Writer(Protocol):
     """Takes the metrics of one learner at one step."""
 
     def write(self, label: str, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def rewind(self, label: str, step: int) -> None:
+        """Forget what was written of ``label`` after ``step``, from where learning goes on."""
 
 
 class JsonLines:
@@ -21,11 +27,23 @@ class JsonLines:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        storage.mend_lines(self.path)
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, label: str, step: int, metrics: Mapping[str, Any]) -> None:
         self._file.write(json.dumps({"label": label, "step": step, **metrics}) + "\n")
         self._file.flush()
+
+    def rewind(self, label: str, step: int) -> None:
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+            row = json.loads(line)
+            if row["label"] != label or row["step"] <= step:
+                kept.append(line)
+        self._file.close()
+        with storage.new_file(self.path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
+        self._file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         self._file.close()
@@ -40,7 +58,8 @@ class JsonLines:
 class Wandb:
     """A Weights & Biases run: ``online``, ``offline`` (files only), or ``disabled``.
 
-    A context manager: leaving it ends the run, as failed where an exception leaves it.
+    A context manager: leaving it ends the run, as failed where an exception leaves it. The run's
+    id follows from folder and configuration, so that one that is gone on with is the same run.
 
     Raises ``ImportError`` naming the extra where the package is missing.
     """
@@ -66,6 +85,8 @@ class Wandb:
             group=group,
             dir=str(folder),
             name=folder.name,
+            id=_run_id(folder, config),
+            resume="allow",
             config=dict(config),
             mode=mode,
         )
@@ -75,6 +96,9 @@ class Wandb:
             self._run.define_metric(f"{label}/*", step_metric=f"{label}/step")
             self._labels.add(label)
         self._run.log({f"{label}/step": step, **{f"{label}/{k}": v for k, v in metrics.items()}})
+
+    def rewind(self, label: str, step: int) -> None:
+        """Nothing: what was logged stays, and comes again with the same steps."""
 
     def text(self, name: str, content: str) -> None:
         self._run.summary[name] = content
@@ -89,6 +113,11 @@ class Wandb:
         self._run.finish(exit_code=0 if error is None else 1)
 
 
+def _run_id(folder: Path, config: Mapping[str, Any]) -> str:
+    facts = json.dumps([folder.name, config], sort_keys=True, default=str)
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
 class Writers:
     """Several writers as one."""
 
@@ -98,3 +127,7 @@ class Writers:
     def write(self, label: str, step: int, metrics: Mapping[str, float]) -> None:
         for writer in self._writers:
             writer.write(label, step, metrics)
+
+    def rewind(self, label: str, step: int) -> None:
+        for writer in self._writers:
+            writer.rewind(label, step)

@@ -1,0 +1,45 @@
+"""Sweeps: the folder of a job follows from its words, so that the same sweep goes on in it."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+# A sweep may say these differently the second time.
+PASSING = ("progress", "logger", "resume", "checkpoint")
+
+
+def job_folder(words: Sequence[str]) -> str:
+    """The name of the folder of the job with these overrides, in whatever order.
+
+    Readable as far as it goes, and different for different words.
+    """
+    kept = sorted(word for word in words if _key(word) not in PASSING)
+    readable = re.sub(r"[^A-Za-z0-9=.+-]+", "_", ",".join(kept)).strip("_")[:80] or "defaults"
+    return f"{readable}-{hashlib.sha256(str(kept).encode()).hexdigest()[:6]}"
+
+
+def planned(sweep: Path) -> list[str]:
+    """The names of all jobs' folders of the sweep that was last started in ``sweep``."""
+    words = list(OmegaConf.load(sweep / "multirun.yaml").hydra.overrides.task)
+    overrides = OverridesParser.create().parse_overrides(words)
+    jobs = [[]]
+    for override in overrides:
+        if override.is_sweep_override():
+            values = list(override.sweep_string_iterator())
+        else:
+            values = [override.get_value_element_as_str()]
+        key = override.get_key_element()
+        jobs = [[*job, f"{key}={value}"] for job in jobs for value in values]
+    return [job_folder(job) for job in jobs]
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0]
+
+
+# ``subdir: ${job_folder:${hydra.overrides.task}}``; here, as launchers' own processes need it too.
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)

@@ -1,0 +1,126 @@
+"""Where ``fit`` keeps the state of learning, so that nothing but the last updates can be lost."""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from psec_jax.errors import BrokenFile
+
+
+class Interrupted(SystemExit):
+    """Ends the program after a state was saved, with an exit code that says: start me again."""
+
+    # EX_TEMPFAIL of sysexits.h.
+    CODE = 75
+
+    def __init__(self):
+        super().__init__(self.CODE)
+
+
+class Checkpoints:
+    """The last ``keep`` states of each fit, in ``<folder>/<label>/<step>``, by Orbax.
+
+    A state is saved after every ``every`` updates, at a chunk's end, and after the last: a fit
+    whose last state is there returns it at once. States are written beside the training, and one
+    that was not written to its end is never read. Whoever sets ``stopping`` makes the fit under
+    way save at the next chunk's end and raise ``Interrupted``; ``fitting`` says whether there is
+    one.
+    """
+
+    def __init__(self, folder: str | Path, every: int = 5000, keep: int = 2):
+        for name, value in {"every": every, "keep": keep}.items():
+            if value < 1:
+                raise ValueError(f"checkpoint.{name} must be at least 1, not {value!r}")
+        self.folder, self.every, self.keep = Path(folder), every, keep
+        self.stopping = False
+        self.fitting = False
+
+    @contextmanager
+    def of(self, label: str) -> Iterator["Track"]:
+        """The states of the fit called ``label``; leaving waits until they are written."""
+        import orbax.checkpoint as ocp
+
+        folder = self.folder.absolute() / _folder_name(label)
+        options = ocp.CheckpointManagerOptions(max_to_keep=self.keep)
+        manager = ocp.CheckpointManager(folder, options=options)
+        self.fitting = True
+        try:
+            yield Track(self, manager, folder)
+            with _explained(folder):
+                manager.wait_until_finished()
+        finally:
+            self.fitting = False
+            manager.close()
+
+    def clear(self) -> None:
+        """Remove all states, when what they led to is kept elsewhere."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Track:
+    """The states of one fit."""
+
+    def __init__(self, checkpoints: Checkpoints, manager: Any, folder: Path):
+        self._checkpoints, self._manager, self._folder = checkpoints, manager, folder
+        self._saved = 0
+
+    def latest(self, like: Any) -> tuple[int, Any] | None:
+        """The last step and its state, a tree such as ``like``; None where nothing was saved.
+
+        Raises ``BrokenFile`` where the state of another learner lies there.
+        """
+        import orbax.checkpoint as ocp
+
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"state": like})
+        try:
+            saved = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise BrokenFile(
+                f"{self._folder} holds no state of this learner at step {step}; remove the folder "
+                f"to learn anew ({error})"
+            ) from error
+        self._saved = step
+        return step, saved["state"]
+
+    def keep(self, step: int, state: Any, last: bool) -> None:
+        """Save where it is time to; raises ``Interrupted`` where the training shall stop."""
+        import orbax.checkpoint as ocp
+
+        stopping = self._checkpoints.stopping
+        if last or stopping or step - self._saved >= self._checkpoints.every:
+            # The next chunk reuses the state's memory while this is still being written.
+            copy = jax.tree.map(jnp.copy, state)
+            with _explained(self._folder):
+                self._manager.save(step, args=ocp.args.StandardSave({"state": copy}), force=True)
+                self._saved = step
+                if stopping:
+                    self._manager.wait_until_finished()
+        if stopping:
+            raise Interrupted
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise OSError(
+            f"cannot save in {folder} ({error}); what was saved before is whole: make room and "
+            "start again"
+        ) from error
+
+
+def _folder_name(label: str) -> str:
+    """Of letters that every file system takes, and different for different labels."""
+    digest = hashlib.sha256(label.encode()).hexdigest()[:6]
+    return f"{re.sub(r'[^A-Za-z0-9]+', '_', label).strip('_')}-{digest}"

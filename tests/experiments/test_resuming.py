@@ -1,0 +1,166 @@
+"""Runs that were interrupted, and sweeps that were: they go on and come to the same end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from experiments.config import Continual, parse
+from experiments.continual import run
+from experiments.recording import Recorder
+from experiments.status import Status
+from experiments.sweep_status import states
+from experiments.sweeping import job_folder
+from psec_jax.training import Checkpoints, Interrupted
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("scale=smoke", "chain=walker_walk", "evaluation.episodes=1", "progress=false")
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    patterns = ("*.jsonl", "table.md", "*.csv", "seed_*/library/**/*")
+    found = {path for pattern in patterns for path in out.glob(pattern) if path.is_file()}
+    return {str(path.relative_to(out)): path.read_bytes() for path in found}
+
+
+@pytest.fixture(scope="module")
+def config() -> Continual:
+    words = [*SMALL, "methods=[psec]", "evaluation.curve_every=10"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return parse(compose("continual", words), Continual)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed")
+    run(config, out, Recorder(out))
+    return contents(out)
+
+
+def test_a_run_stopped_within_each_of_its_stages_comes_to_the_same_end(
+    config, undisturbed, tmp_path, monkeypatch
+):
+    """Each start is stopped in the first fit that has anything left to learn."""
+    stops = []
+    whole = Checkpoints.of
+
+    def stopping(self, label):
+        self.stopping = label not in stops
+        stops.append(label)
+        return whole(self, label)
+
+    monkeypatch.setattr(Checkpoints, "of", stopping)
+    for _ in range(20):
+        try:
+            run(config, tmp_path, Recorder(tmp_path))
+            break
+        except Interrupted:
+            continue
+    assert len(set(stops)) == 3
+    assert contents(tmp_path) == undisturbed
+
+
+def start(*words: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "experiments.continual", *words, *SMALL]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_signal_saves_ends_with_75_and_says_how_to_go_on(tmp_path):
+    out = tmp_path / "run"
+    process = start(
+        "methods=[zero_shot]", "pretrain.steps=1000000", f"hydra.run.dir={out}", "seeds=[3]"
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    assert Status.read(out).state == "running"
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "SIGTERM: saving at the end of this chunk of updates" in errors
+    assert "goes on with: python -m experiments.continual 'methods=" in errors
+    assert f"hydra.run.dir={out}" in errors
+    assert Status.read(out).state == "interrupted"
+    (states_of_fit,) = (out / "checkpoints").iterdir()
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert [int(path.name) for path in states_of_fit.iterdir()] == [last]
+
+
+def sweep(out: Path) -> list[str]:
+    return ["--multirun", f"hydra.sweep.dir={out}", "methods=[scratch]", "skill.steps=1,2,3,4"]
+
+
+def test_a_sweep_that_was_killed_goes_on_with_what_is_not_finished(tmp_path):
+    out = tmp_path / "sweep"
+    process = start(*sweep(out))
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("*/table.md"))) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    before = {name: state for name, (state, _) in states(out).items()}
+    assert len(before) == 4 and {"done", "missing"} <= set(before.values())
+    done = [name for name, state in before.items() if state == "done"]
+    written = {name: os.stat(out / name / "results.jsonl").st_mtime_ns for name in done}
+
+    process = start(*sweep(out))
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert {state for state, _ in states(out).values()} == {"done"}
+    assert len(list(out.glob("*/results.jsonl"))) == 4
+    for name, when in written.items():
+        assert os.stat(out / name / "results.jsonl").st_mtime_ns == when
+    printed = subprocess.run(
+        [ROOT / "scripts" / "sweep_status", out],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert printed.splitlines()[-1] == f"{out}: 4 done"
+
+
+def test_a_jobs_folder_follows_from_its_words_but_not_from_how_they_are_said():
+    words = ["seeds=[0,1]", "adapter.rank=8", "target.dataset=a/b"]
+    name = job_folder(words)
+    passing = ["progress=false", "logger=wandb", "+logger.mode=offline"]
+    assert name == job_folder([*passing, *words[::-1]])
+    assert "/" not in name and len(name) < 100
+    assert len({job_folder([*words, f"adapter.scale={s}"]) for s in range(50)}) == 50
+    assert job_folder(["seeds=[0]", "x=1"]) != job_folder(["seeds=[0,x=1]"])
+    assert len(job_folder(["chain=walker"] * 100)) < 100
+
+
+def test_a_failed_run_says_why_and_a_process_that_is_gone_was_interrupted(tmp_path):
+    with pytest.raises(ZeroDivisionError), Status.kept(tmp_path):
+        assert Status.read(tmp_path).state == "running"
+        1 / 0  # noqa: B018
+    assert Status.read(tmp_path).error == "ZeroDivisionError: division by zero"
+    with Status.kept(tmp_path) as status:
+        assert status.state == "running"
+    assert Status.read(tmp_path).state == "finished"
+    with Status.kept(tmp_path) as status:
+        assert status.state == "finished"
+    facts = json.loads((tmp_path / "status.json").read_text())
+    gone = subprocess.run(["true"]).returncode or 2**22 + 1
+    (tmp_path / "status.json").write_text(
+        json.dumps({**facts, "state": "running", "process": gone})
+    )
+    assert Status.read(tmp_path).state == "interrupted"
+
+
+def test_a_folder_with_a_run_is_refused_where_it_shall_not_be_gone_on_with(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    process = start("resume=false", f"hydra.run.dir={tmp_path}")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "holds a run already; go on with it (resume=true)" in errors.splitlines()[-1]

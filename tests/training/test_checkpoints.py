@@ -1,0 +1,183 @@
+"""Saving and going on: nothing of it may be seen in what is learnt."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+from psec_jax import Adapter, Optimisation
+from psec_jax.errors import BrokenFile
+from psec_jax.learners import SkillLearner
+from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit
+
+KEY = jax.random.key(3)
+
+
+@pytest.fixture(scope="module")
+def learner(gaussian):
+    return SkillLearner(gaussian, Adapter(rank=2), Optimisation(steps=10))
+
+
+def train(learner, data, checkpoints=None, **options):
+    options = {"steps": 10, "chunk": 2, **options}
+    return fit(learner, data, batch_size=5, key=KEY, checkpoints=checkpoints, **options)
+
+
+class Stop:
+    """An ``inspect`` that stops the fit at a step, as a signal would."""
+
+    def __init__(self, checkpoints, at):
+        self.checkpoints, self.at, self.seen = checkpoints, at, []
+
+    def __call__(self, step, state):
+        self.seen.append(step)
+        self.checkpoints.stopping |= step == self.at
+
+
+@pytest.mark.parametrize("at", [2, 6, 10])
+def test_stopped_and_gone_on_with_equals_undisturbed_in_state_and_metrics(
+    learner, dataset, tmp_path, same, at
+):
+    with JsonLines(tmp_path / "whole.jsonl") as writer:
+        whole = train(learner, dataset, writer=writer)
+    first = Checkpoints(tmp_path / "states", every=100)
+    stop = Stop(first, at)
+    with JsonLines(tmp_path / "parts.jsonl") as writer, pytest.raises(Interrupted) as ended:
+        train(learner, dataset, first, every=2, inspect=stop, writer=writer)
+    assert ended.value.code == 75 and not first.fitting
+    with JsonLines(tmp_path / "parts.jsonl") as writer:
+        second = Checkpoints(tmp_path / "states", every=100)
+        rest = Stop(second, None)
+        resumed = train(learner, dataset, second, every=2, inspect=rest, writer=writer)
+    assert same(resumed, whole)
+    assert stop.seen + rest.seen == [2, 4, 6, 8, 10]
+    texts = [(tmp_path / f"{name}.jsonl").read_text() for name in ("whole", "parts")]
+    assert texts[0] == texts[1]
+
+
+def test_a_fit_that_is_through_returns_its_last_state_and_learns_nothing(
+    learner, dataset, tmp_path, same
+):
+    checkpoints = Checkpoints(tmp_path)
+    whole = train(learner, dataset, checkpoints)
+    seen = []
+    again = train(learner, dataset, checkpoints, inspect=lambda step, _: seen.append(step))
+    assert same(again, whole) and not seen
+
+
+def test_the_last_states_are_kept_and_no_others(learner, dataset, tmp_path):
+    train(learner, dataset, Checkpoints(tmp_path, every=2, keep=3), label="x")
+    (folder,) = tmp_path.iterdir()
+    assert sorted(int(path.name) for path in folder.iterdir()) == [6, 8, 10]
+
+
+def test_fits_of_different_labels_do_not_meet(learner, dataset, tmp_path, same):
+    checkpoints = Checkpoints(tmp_path)
+    first = train(learner, dataset, checkpoints, label="S→W (seed 0)")
+    other = fit(
+        learner,
+        dataset,
+        steps=10,
+        batch_size=5,
+        key=jax.random.key(4),
+        label="S+W (seed 0)",
+        checkpoints=checkpoints,
+    )
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not same(first, other)
+
+
+def test_a_state_that_was_not_written_to_its_end_is_not_read(learner, dataset, tmp_path, same):
+    checkpoints = Checkpoints(tmp_path, every=2)
+    whole = train(learner, dataset, checkpoints)
+    (folder,) = tmp_path.iterdir()
+    (folder / "10").rename(folder / "10.orbax-checkpoint-tmp-7")
+    assert same(train(learner, dataset, checkpoints), whole)
+
+
+def test_the_state_of_another_learner_is_refused(learner, dataset, gaussian, tmp_path):
+    train(learner, dataset, Checkpoints(tmp_path), label="x")
+    other = SkillLearner(gaussian, Adapter(rank=3), Optimisation(steps=10))
+    with pytest.raises(BrokenFile, match="no state of this learner at step 10; remove"):
+        train(other, dataset, Checkpoints(tmp_path), label="x")
+    with pytest.raises(ValueError, match="trained for 10 updates before, not 4"):
+        train(learner, dataset, Checkpoints(tmp_path), label="x", steps=4)
+
+
+def test_rewinding_forgets_later_rows_of_that_label_alone_and_torn_ones(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with JsonLines(path) as writer:
+        for step in (1, 2, 3):
+            for label in ("a", "b"):
+                writer.write(label, step, {"loss": step})
+    with path.open("a") as file:
+        file.write('{"label": "a", "st')
+    with JsonLines(path) as writer:
+        writer.rewind("a", 1)
+        writer.write("a", 2, {"loss": 9})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    found = [(row["label"], row["step"]) for row in rows]
+    assert found == [("a", 1), ("b", 1), ("b", 2), ("b", 3), ("a", 2)]
+
+
+@struct.dataclass
+class Large:
+    """Its state has eight megabytes that do not compress."""
+
+    name = "large"
+    columns = ("observations",)
+
+    def init(self, key, example):
+        return jax.random.normal(key, (2_000_000,))
+
+    def update(self, state, batch, key):
+        return state + jax.random.normal(key, state.shape), {"loss": jnp.float32(0)}
+
+
+def test_a_full_disk_is_said_and_loses_nothing_that_was_saved(dataset, tmp_path, same):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root can make a small disk")
+    try:
+        train(Large(), dataset, Checkpoints(disk, keep=1), steps=2, label="x")
+        (disk / "filler").write_bytes(b"0" * (disk_free(disk) - 4_000_000))
+        with pytest.raises(OSError, match=r"cannot save in .*make room and start again"):
+            train(Large(), dataset, Checkpoints(disk, keep=1), steps=4, label="x")
+        (disk / "filler").unlink()
+        resumed = train(Large(), dataset, Checkpoints(disk, keep=1), steps=4, label="x")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+    assert same(resumed, train(Large(), dataset, steps=4))
+
+
+def disk_free(folder):
+    import shutil
+
+    return shutil.disk_usage(folder).free
+
+
+def test_importing_the_package_does_not_import_orbax():
+    code = "import sys, psec_jax; print('orbax' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert printed.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("numbers", [{"every": 0}, {"keep": 0}])
+def test_numbers_below_one_are_refused(tmp_path, numbers):
+    with pytest.raises(ValueError, match=r"checkpoint.\w+ must be at least 1, not 0"):
+        Checkpoints(tmp_path, **numbers)
+
+
+def test_states_are_saved_so_often(learner, dataset, tmp_path):
+    checkpoints = Checkpoints(tmp_path, every=4, keep=10)
+    train(learner, dataset, checkpoints)
+    (folder,) = tmp_path.iterdir()
+    steps = sorted(int(path.name) for path in folder.iterdir())
+    np.testing.assert_array_equal(steps, [4, 8, 10])
