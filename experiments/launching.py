@@ -40,6 +40,8 @@ def launch(config: DictConfig, schema: type, check: Callable, run: Callable) -> 
         ):
             if status.state != "finished":
                 run(parsed, out, recorder)
+                for library in sorted(out.glob("seed_*/library")):
+                    recorder.library(library)
                 recorder.checkpoints.clear()
     except (ConfigError, ImportError) as error:
         sys.exit(f"error: {error}")

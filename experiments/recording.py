@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.config import ConfigError, Logger
 from experiments.sweeping import PASSING
-from psec_jax import Evaluation, TransitionDataset, storage
+from psec_jax import Evaluation, SkillLibrary, TransitionDataset, storage
 from psec_jax.evaluation import Trace
 from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures, results
@@ -126,6 +126,15 @@ class Recorder:
     def figure(self, path: Path) -> None:
         if self._wandb is not None:
             self._wandb.image(path.stem, path)
+
+    def library(self, path: Path) -> None:
+        """A skill library as a W&B artifact, with its base and each skill's provenance."""
+        if self._wandb is None:
+            return
+        library = SkillLibrary.open(path)
+        skills = {name: dict(library.get(name).provenance) for name in library.names()}
+        facts = {"base": library.fingerprint, "skills": skills}
+        self._wandb.folder(f"{self.out.name}-{path.parent.name}", "skill-library", path, facts)
 
     def close(self) -> None:
         self._local.close()

@@ -106,6 +106,12 @@ class Wandb:
     def image(self, name: str, path: Path) -> None:
         self._run.log({name: self._wandb.Image(str(path))})
 
+    def folder(self, name: str, kind: str, path: Path, facts: Mapping[str, Any]) -> None:
+        """A folder as an artifact of the run, with what it holds as its metadata."""
+        artifact = self._wandb.Artifact(name, type=kind, metadata=dict(facts))
+        artifact.add_dir(str(path))
+        self._run.log_artifact(artifact)
+
     def __enter__(self) -> "Wandb":
         return self
 

@@ -22,6 +22,9 @@ class Run:
     def log(self, values):
         self.logged.append(values)
 
+    def log_artifact(self, artifact):
+        self.logged.append(artifact)
+
     def finish(self, exit_code):
         self.exit_codes.append(exit_code)
 
@@ -52,6 +55,33 @@ def test_what_is_recorded_locally_also_reaches_wandb(tmp_path, wandb):
     assert wandb.run.summary["table.md"] == "| a |"
     assert wandb.run.exit_codes == [0]
     assert (tmp_path / "results.jsonl").exists() and (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_run_that_is_gone_on_with_keeps_its_id_and_others_have_others(tmp_path, wandb):
+    ids = []
+    for folder, config in (("a", {"x": 1}), ("a", {"x": 1}), ("b", {"x": 1}), ("b", {"x": 2})):
+        (tmp_path / folder / "config.json").unlink(missing_ok=True)
+        with start_recording(tmp_path / folder, config, Logger("wandb", "offline")):
+            ids.append(wandb.options["id"])
+        assert wandb.options["resume"] == "allow"
+    assert ids[0] == ids[1] and len(set(ids)) == 3
+
+
+def test_the_library_is_an_artifact_that_says_where_its_skills_come_from(tmp_path, wandb, library):
+    class Artifact:
+        def __init__(self, name, type, metadata):
+            self.name, self.type, self.metadata = name, type, metadata
+
+        def add_dir(self, path):
+            self.path = path
+
+    wandb.Artifact = Artifact
+    with start_recording(tmp_path / "run", {}, Logger("wandb", "offline")) as recorder:
+        recorder.library(library.path)
+    (artifact,) = wandb.run.logged
+    assert artifact.type == "skill-library" and artifact.path == str(library.path)
+    assert artifact.metadata["base"] == library.fingerprint
+    assert artifact.metadata["skills"]["walk"]["dataset"] == "number-1"
 
 
 def test_a_run_that_fails_is_ended_as_failed(tmp_path, wandb):
