@@ -12,6 +12,7 @@ import numpy as np
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.errors import Diverged
 from psec_jax.training.checkpoints import Checkpoints
+from psec_jax.training.devices import batch_sharding, on_each
 from psec_jax.training.metrics import Writer
 from psec_jax.training.progress import Progress
 
@@ -50,7 +51,8 @@ def fit(
     """Train ``learner`` on minibatches drawn uniformly from ``data``; returns its final state.
 
     ``chunk`` updates run in one compiled program, with the data on the device and the state's
-    memory reused; the host sees only the mean of each metric over a chunk, which goes to
+    memory reused, and where there are several devices each takes its share of every batch; the
+    host sees only the mean of each metric over a chunk, which goes to
     ``writer`` and the progress bar under ``label``. Update i uses the key ``fold_in(key, i)``, so
     training 0…n in one call equals 0…m and then, with ``state`` and ``start=m``, m…n.
 
@@ -72,7 +74,7 @@ def fit(
         state = learner.init(init_key, jax.tree.map(lambda a: a[:1], arrays))
     # Chunks donate the state, so it must not share memory with the learner's frozen parts.
     state = jax.tree.map(jnp.copy, state)
-    step = start
+    sharding, step = batch_sharding(batch_size), start
     with nullcontext() if checkpoints is None else checkpoints.of(label) as track:
         if track is not None:
             step, state = track.latest(state) or (step, state)
@@ -83,11 +85,20 @@ def fit(
                 )
             if writer is not None:
                 writer.rewind(label, step)
+        if sharding is not None:
+            learner, state, arrays = (on_each(t, sharding) for t in (learner, state, arrays))
         with Progress(label, steps, step, shown=progress) as bar:
             while step < steps:
                 length = min(chunk, steps - step, every - step % every)
                 state, metrics = _run_chunk(
-                    learner, state, arrays, update_key, step, length=length, batch_size=batch_size
+                    learner,
+                    state,
+                    arrays,
+                    update_key,
+                    step,
+                    length=length,
+                    batch_size=batch_size,
+                    sharding=sharding,
                 )
                 means = _finite_means(metrics, label, step)
                 step += length
@@ -101,14 +112,18 @@ def fit(
     return state
 
 
-@functools.partial(jax.jit, static_argnames=("length", "batch_size"), donate_argnames="state")
-def _run_chunk(learner, state, arrays, key, start, *, length, batch_size):
+@functools.partial(
+    jax.jit, static_argnames=("length", "batch_size", "sharding"), donate_argnames="state"
+)
+def _run_chunk(learner, state, arrays, key, start, *, length, batch_size, sharding=None):
     size = jax.tree.leaves(arrays)[0].shape[0]
 
     def step(state, index):
         batch_key, update_key = jax.random.split(jax.random.fold_in(key, index))
         rows = jax.random.randint(batch_key, (batch_size,), 0, size)
         batch = jax.tree.map(lambda a: a[rows], arrays)
+        if sharding is not None:
+            batch = jax.lax.with_sharding_constraint(batch, sharding)
         return learner.update(state, batch, update_key)
 
     return jax.lax.scan(step, state, start + jnp.arange(length))

@@ -1,0 +1,75 @@
+"""Learning on eight devices, which are virtual ones of the CPU in a process of their own."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+PROGRAM = """
+import sys
+import jax, numpy as np
+import psec_jax as psec
+from psec_jax.networks import Denoiser
+from psec_jax.training import Checkpoints
+from psec_jax.training.devices import batch_sharding
+
+count, batch, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+assert len(jax.local_devices()) == count
+random = np.random.default_rng(0)
+observations = random.normal(size=(60, 5))
+ends = np.arange(60) % 20 == 19
+data = psec.TransitionDataset(
+    observations, np.tanh(observations[:, :2]), random.normal(size=60), ends, np.zeros(60, bool)
+)
+backbone = psec.DiffusionBackbone(2, Denoiser(16, 1, time_features=8, time_hidden=8, dropout=0.0))
+options = {"batch_size": batch, "chunk": 5, "checkpoints": Checkpoints(folder)}
+base = psec.pretrain(data, steps=10, key=jax.random.key(0), backbone=backbone, **options)
+library = psec.SkillLibrary.create(folder + "/library", base)
+skills, critics = psec.learn_skills(base, data, steps=10, key=jax.random.key(1), **options)
+library.add("skill", skills["skill"])
+agent = psec.compose(library, data, steps=10, key=jax.random.key(2), **options)
+again = psec.compose(library, data, steps=10, key=jax.random.key(2), **options)
+used = {len(leaf.devices()) for leaf in jax.tree.leaves(skills["skill"].deltas)}
+sharding = batch_sharding(batch)
+print("devices", used, 1 if sharding is None else sharding.mesh.size)
+learnt = [base.params, skills["skill"].deltas, agent.context_params, again.context_params]
+np.savez(folder + "/learnt.npz", *map(np.asarray, jax.tree.leaves(learnt)))
+acted = agent.sample(jax.random.key(3), observations[:4].astype(np.float32))
+np.savez(folder + "/acted.npz", np.asarray(acted))
+"""
+
+
+def run(folder, count, batch):
+    folder.mkdir()
+    flags = f"--xla_force_host_platform_device_count={count}"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(count), str(batch), str(folder)],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    learnt, acted = (np.load(folder / f"{name}.npz") for name in ("learnt", "acted"))
+    arrays = [file[name] for file in (learnt, acted) for name in file.files]
+    return done.stdout.strip().splitlines()[-1], arrays
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("alone") / "run", 1, 16)
+
+
+def test_eight_devices_learn_and_act_as_one_does(alone, tmp_path):
+    words, expected = alone
+    assert words == "devices {1} 1"
+    words, found = run(tmp_path / "run", 8, 16)
+    assert words == "devices {8} 8"
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=2e-5)
+
+
+def test_a_batch_goes_to_as_many_devices_as_divide_it(tmp_path):
+    words, _ = run(tmp_path / "run", 8, 15)
+    assert words == "devices {5} 5"
