@@ -8,6 +8,7 @@ and rewarding. Of several sampled actions the safest is acted.
 """
 
 import functools
+import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -57,8 +58,7 @@ class Seed(Stages):
         )
         print(f"context network (seed {self.seed}): {selection}", flush=True)
         facts = {"safe": selection.safe, "chosen": selection.chosen}
-        self.recorder.writer.rewind(label := f"selection (seed {self.seed})", -1)
-        self.recorder.writer.write(label, 0, facts)
+        self.recorder.text(f"selection_seed_{self.seed}.json", json.dumps(facts) + "\n")
         return selection.data
 
     @functools.cached_property

@@ -1,5 +1,6 @@
 """Where a run's numbers, tables and figures go: its output folder, and W&B where asked."""
 
+import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -150,14 +151,35 @@ def start_recording(
     run of another configuration, with what differs.
     """
     out.mkdir(parents=True, exist_ok=True)
+    with _alone_in(out):
+        yield from _recording(out, config, logger, checkpoints)
+
+
+def _recording(out, config, logger, checkpoints) -> Iterator[Recorder]:
     _refuse_another(out, config)
     with storage.new_file(out / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     run = nullcontext()
     if logger.kind == "wandb":
-        run = Wandb(out, config, logger.mode, logger.project, logger.group)
+        lasting = {key: value for key, value in config.items() if key not in PASSING}
+        identity = json.dumps(lasting, sort_keys=True)
+        run = Wandb(out, config, logger.mode, logger.project, logger.group, identity)
     with run as wandb, closing(Recorder(out, wandb, **checkpoints)) as recorder:
         yield recorder
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Refuses to write where another process does; the lock ends with its process."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{out} is being written by another process; wait for it or end it, or choose "
+                "another folder"
+            ) from None
+        yield
 
 
 def _refuse_another(out: Path, config: Mapping[str, Any]) -> None:

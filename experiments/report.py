@@ -15,6 +15,8 @@ from typing import Any
 
 from experiments import dynamics_shift, multi_objective
 from experiments.continual import METHODS
+from experiments.status import Status
+from experiments.sweeping import planned
 from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures, published, results
 from psec_jax.report.results import Measurement
@@ -149,14 +151,32 @@ STUDIES: dict[str, Callable[[list[Run], Path], list[Path]]] = {
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """(configuration, measurements) of every finished run below ``folder``."""
-    runs = [
-        (json.loads((path.parent / "config.json").read_text()), results.read([path]))
-        for path in sorted(folder.rglob("results.jsonl"))
+    """(configuration, measurements) of every finished run below ``folder``.
+
+    Of a sweep those that it planned when it was last started; what is left out is printed.
+    """
+    found = sorted(path.parent for path in folder.rglob("results.jsonl"))
+    kept = [path for path in found if _belongs(path)]
+    if len(kept) < len(found):
+        out = ", ".join(path.name for path in found if path not in kept)
+        print(f"left out, as not finished or of another sweep: {out}")
+    if not kept:
+        raise ValueError(
+            f"{folder} holds no results.jsonl of a finished run; give the folder of a run or a "
+            "sweep"
+        )
+    return [
+        (json.loads((path / "config.json").read_text()), results.read([path / "results.jsonl"]))
+        for path in kept
     ]
-    if not runs:
-        raise ValueError(f"{folder} holds no results.jsonl; give the folder of a run or a sweep")
-    return runs
+
+
+def _belongs(run: Path) -> bool:
+    status = Status.read(run)
+    if status is not None and status.state != "finished":
+        return False
+    sweep = run.parent
+    return not (sweep / "multirun.yaml").exists() or run.name in planned(sweep)
 
 
 def _pooled(runs: list[Run]) -> list[Measurement]:

@@ -40,7 +40,8 @@ class Status:
         if status.state == "running" and status.host == socket.gethostname():
             try:
                 os.kill(status.process, 0)
-            except ProcessLookupError:
+            except (ProcessLookupError, PermissionError):
+                # Gone, or its number is another user's process by now.
                 status.state = "interrupted"
         return status
 

@@ -321,7 +321,10 @@ def stepping(repeats: int, steps: int = 600) -> dict:
             for action in actions:
                 _, _, terminations, truncations, _ = vector.step(action)
                 taken += np.count_nonzero(~over)
-                over = terminations | truncations
+                over |= terminations | truncations
+                if over.all():
+                    vector.reset()
+                    over[:] = False
             return taken / (time.perf_counter() - start)
 
         for copies in (1, 4):

@@ -103,6 +103,8 @@ def main() -> None:
     number = signal.Signals[f"SIG{chosen.signal}"]
     with tempfile.TemporaryDirectory() as temporary:
         out = chosen.out or Path(temporary)
+        if out.exists() and any(out.iterdir()):
+            sys.exit(f"error: {out} is not empty; choose a new folder")
         longest = undisturbed(out / "whole")
         kills = rounds = 0
         while kills < chosen.kills:

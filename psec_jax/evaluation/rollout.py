@@ -13,8 +13,8 @@ class Step:
     """One step of n environments; each array has n rows. ``costs`` are 0 where there are none.
     ``actions`` are those that were executed, also where a driver in the environment took over.
 
-    Only rows where ``active`` holds belong to the episode that began with the reset: an
-    environment whose episode has ended goes on, but is no longer active.
+    Only rows where ``active`` holds belong to the episode that began with the reset; those of
+    environments whose episode has ended mean nothing.
     """
 
     observations: np.ndarray

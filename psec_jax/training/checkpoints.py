@@ -20,8 +20,8 @@ class Interrupted(SystemExit):
     # EX_TEMPFAIL of sysexits.h.
     CODE = 75
 
-    def __init__(self):
-        super().__init__(self.CODE)
+    def __init__(self, code: int = CODE):
+        super().__init__(code)
 
 
 class Checkpoints:
@@ -43,11 +43,12 @@ class Checkpoints:
         self.fitting = False
 
     @contextmanager
-    def of(self, label: str) -> Iterator["Track"]:
-        """The states of the fit called ``label``; leaving waits until they are written."""
+    def of(self, label: str, like: Any) -> Iterator["Track"]:
+        """The states of the fit called ``label``, which are trees such as ``like``: those of other
+        shapes are another fit's. Leaving waits until they are written."""
         import orbax.checkpoint as ocp
 
-        folder = self.folder.absolute() / _folder_name(label)
+        folder = self.folder.absolute() / _folder_name(label, like)
         options = ocp.CheckpointManagerOptions(max_to_keep=self.keep)
         manager = ocp.CheckpointManager(folder, options=options)
         self.fitting = True
@@ -55,6 +56,9 @@ class Checkpoints:
             yield Track(self, manager, folder)
             with _explained(folder):
                 manager.wait_until_finished()
+            self.fitting = False
+            if self.stopping:
+                raise Interrupted
         finally:
             self.fitting = False
             manager.close()
@@ -72,9 +76,9 @@ class Track:
         self._saved = 0
 
     def latest(self, like: Any) -> tuple[int, Any] | None:
-        """The last step and its state, a tree such as ``like``; None where nothing was saved.
+        """The last step and its state; None where nothing was saved.
 
-        Raises ``BrokenFile`` where the state of another learner lies there.
+        Raises ``BrokenFile`` where what lies there cannot be read.
         """
         import orbax.checkpoint as ocp
 
@@ -86,8 +90,8 @@ class Track:
             saved = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise BrokenFile(
-                f"{self._folder} holds no state of this learner at step {step}; remove the folder "
-                f"to learn anew ({error})"
+                f"{self._folder} cannot be read at step {step}; remove that step to go on from "
+                f"the one before, or the folder to learn anew ({error})"
             ) from error
         self._saved = step
         return step, saved["state"]
@@ -120,7 +124,9 @@ def _explained(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _folder_name(label: str) -> str:
-    """Of letters that every file system takes, and different for different labels."""
-    digest = hashlib.sha256(label.encode()).hexdigest()[:6]
+def _folder_name(label: str, like: Any) -> str:
+    """Of letters that every file system takes, and different for other labels and trees."""
+    layout = jax.tree_util.tree_leaves_with_path(like)
+    words = [f"{path} {leaf.dtype} {leaf.shape}" for path, leaf in layout]
+    digest = hashlib.sha256(f"{label} {words}".encode()).hexdigest()[:6]
     return f"{re.sub(r'[^A-Za-z0-9]+', '_', label).strip('_')}-{digest}"

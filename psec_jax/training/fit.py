@@ -67,6 +67,8 @@ def fit(
     for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value!r}")
+    if checkpoints is not None and label is None:
+        raise ValueError("checkpoints need a label, by which the states of this fit are found")
     label = label or learner.name
     init_key, update_key = jax.random.split(key)
     arrays = data.device(learner.columns)
@@ -75,7 +77,7 @@ def fit(
     # Chunks donate the state, so it must not share memory with the learner's frozen parts.
     state = jax.tree.map(jnp.copy, state)
     sharding, step = batch_sharding(batch_size), start
-    with nullcontext() if checkpoints is None else checkpoints.of(label) as track:
+    with nullcontext() if checkpoints is None else checkpoints.of(label, state) as track:
         if track is not None:
             step, state = track.latest(state) or (step, state)
             if step > steps:
@@ -106,10 +108,17 @@ def fit(
                 if writer is not None:
                     writer.write(label, step, means)
                 if inspect is not None and (step % every == 0 or step == steps):
-                    inspect(step, jax.tree.map(jnp.copy, state))
+                    inspect(step, _returned(state, sharding))
                 if track is not None:
                     track.keep(step, state, last=step == steps)
-    return state
+    return state if sharding is None else _returned(state, sharding)
+
+
+def _returned(state, sharding):
+    """A copy of its own, on one device: another stage may use another number of them."""
+    if sharding is None:
+        return jax.tree.map(jnp.copy, state)
+    return jax.device_put(state, sharding.mesh.devices[0])
 
 
 @functools.partial(

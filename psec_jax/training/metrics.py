@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,7 +60,7 @@ class Wandb:
     """A Weights & Biases run: ``online``, ``offline`` (files only), or ``disabled``.
 
     A context manager: leaving it ends the run, as failed where an exception leaves it. The run's
-    id follows from folder and configuration, so that one that is gone on with is the same run.
+    id follows from the folder's path and ``identity``, so that one that goes on is the same.
 
     Raises ``ImportError`` naming the extra where the package is missing.
     """
@@ -71,6 +72,7 @@ class Wandb:
         mode: str,
         project: str,
         group: str | None = None,
+        identity: str = "",
     ):
         try:
             import wandb
@@ -85,7 +87,7 @@ class Wandb:
             group=group,
             dir=str(folder),
             name=folder.name,
-            id=_run_id(folder, config),
+            id=hashlib.sha256(f"{folder.absolute()} {identity}".encode()).hexdigest()[:16],
             resume="allow",
             config=dict(config),
             mode=mode,
@@ -108,7 +110,8 @@ class Wandb:
 
     def folder(self, name: str, kind: str, path: Path, facts: Mapping[str, Any]) -> None:
         """A folder as an artifact of the run, with what it holds as its metadata."""
-        artifact = self._wandb.Artifact(name, type=kind, metadata=dict(facts))
+        allowed = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
+        artifact = self._wandb.Artifact(allowed, type=kind, metadata=dict(facts))
         artifact.add_dir(str(path))
         self._run.log_artifact(artifact)
 
@@ -117,11 +120,6 @@ class Wandb:
 
     def __exit__(self, error: type | None, *_: object) -> None:
         self._run.finish(exit_code=0 if error is None else 1)
-
-
-def _run_id(folder: Path, config: Mapping[str, Any]) -> str:
-    facts = json.dumps([folder.name, config], sort_keys=True, default=str)
-    return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 class Writers:

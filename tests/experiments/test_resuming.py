@@ -50,10 +50,10 @@ def test_a_run_stopped_within_each_of_its_stages_comes_to_the_same_end(
     stops = []
     whole = Checkpoints.of
 
-    def stopping(self, label):
+    def stopping(self, label, like):
         self.stopping = label not in stops
         stops.append(label)
-        return whole(self, label)
+        return whole(self, label, like)
 
     monkeypatch.setattr(Checkpoints, "of", stopping)
     for _ in range(20):

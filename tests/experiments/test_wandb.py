@@ -1,5 +1,6 @@
 """The W&B logger: against a stand-in for the package, against itself offline, and without it."""
 
+import re
 import sys
 import types
 
@@ -59,7 +60,12 @@ def test_what_is_recorded_locally_also_reaches_wandb(tmp_path, wandb):
 
 def test_a_run_that_is_gone_on_with_keeps_its_id_and_others_have_others(tmp_path, wandb):
     ids = []
-    for folder, config in (("a", {"x": 1}), ("a", {"x": 1}), ("b", {"x": 1}), ("b", {"x": 2})):
+    for folder, config in (
+        ("a", {"x": 1, "progress": True}),
+        ("a", {"x": 1}),
+        ("b", {"x": 1}),
+        ("b", {"x": 2}),
+    ):
         (tmp_path / folder / "config.json").unlink(missing_ok=True)
         with start_recording(tmp_path / folder, config, Logger("wandb", "offline")):
             ids.append(wandb.options["id"])
@@ -70,13 +76,14 @@ def test_a_run_that_is_gone_on_with_keeps_its_id_and_others_have_others(tmp_path
 def test_the_library_is_an_artifact_that_says_where_its_skills_come_from(tmp_path, wandb, library):
     class Artifact:
         def __init__(self, name, type, metadata):
+            assert re.fullmatch(r"[A-Za-z0-9_.-]+", name)
             self.name, self.type, self.metadata = name, type, metadata
 
         def add_dir(self, path):
             self.path = path
 
     wandb.Artifact = Artifact
-    with start_recording(tmp_path / "run", {}, Logger("wandb", "offline")) as recorder:
+    with start_recording(tmp_path / "rank=4+1", {}, Logger("wandb", "offline")) as recorder:
         recorder.library(library.path)
     (artifact,) = wandb.run.logged
     assert artifact.type == "skill-library" and artifact.path == str(library.path)

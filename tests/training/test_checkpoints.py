@@ -1,6 +1,7 @@
 """Saving and going on: nothing of it may be seen in what is learnt."""
 
 import json
+import pickle
 import subprocess
 import sys
 
@@ -11,7 +12,6 @@ import pytest
 from flax import struct
 
 from psec_jax import Adapter, Optimisation
-from psec_jax.errors import BrokenFile
 from psec_jax.learners import SkillLearner
 from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit
 
@@ -24,7 +24,7 @@ def learner(gaussian):
 
 
 def train(learner, data, checkpoints=None, **options):
-    options = {"steps": 10, "chunk": 2, **options}
+    options = {"steps": 10, "chunk": 2, "label": "skill", **options}
     return fit(learner, data, batch_size=5, key=KEY, checkpoints=checkpoints, **options)
 
 
@@ -100,11 +100,15 @@ def test_a_state_that_was_not_written_to_its_end_is_not_read(learner, dataset, t
     assert same(train(learner, dataset, checkpoints), whole)
 
 
-def test_the_state_of_another_learner_is_refused(learner, dataset, gaussian, tmp_path):
+def test_a_learner_of_other_shapes_never_meets_the_states_of_this_one(
+    learner, dataset, gaussian, tmp_path, same
+):
     train(learner, dataset, Checkpoints(tmp_path), label="x")
     other = SkillLearner(gaussian, Adapter(rank=3), Optimisation(steps=10))
-    with pytest.raises(BrokenFile, match="no state of this learner at step 10; remove"):
-        train(other, dataset, Checkpoints(tmp_path), label="x")
+    assert same(
+        train(other, dataset, Checkpoints(tmp_path), label="x"), train(other, dataset, label="x")
+    )
+    assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(ValueError, match="trained for 10 updates before, not 4"):
         train(learner, dataset, Checkpoints(tmp_path), label="x", steps=4)
 
@@ -167,6 +171,25 @@ def test_importing_the_package_does_not_import_orbax():
     code = "import sys, psec_jax; print('orbax' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert printed.stdout.strip() == "False"
+
+
+def test_a_signal_while_the_last_state_is_written_or_read_still_ends_the_program(
+    learner, dataset, tmp_path
+):
+    checkpoints = Checkpoints(tmp_path)
+    train(learner, dataset, checkpoints)
+    checkpoints.stopping = True
+    with pytest.raises(Interrupted):
+        train(learner, dataset, checkpoints)
+
+
+def test_its_exit_code_reaches_another_process():
+    assert pickle.loads(pickle.dumps(Interrupted())).code == 75
+
+
+def test_states_without_a_label_are_refused(learner, dataset, tmp_path):
+    with pytest.raises(ValueError, match="checkpoints need a label"):
+        train(learner, dataset, Checkpoints(tmp_path), label=None)
 
 
 @pytest.mark.parametrize("numbers", [{"every": 0}, {"keep": 0}])

@@ -15,6 +15,18 @@ from psec_jax.networks import Denoiser
 from psec_jax.training import Checkpoints
 from psec_jax.training.devices import batch_sharding
 
+used = set()
+module = sys.modules["psec_jax.training.fit"]
+run_chunk = module._run_chunk
+
+
+def watched(*arguments, **options):
+    state, metrics = run_chunk(*arguments, **options)
+    used.update(len(leaf.devices()) for leaf in jax.tree.leaves(state))
+    return state, metrics
+
+
+module._run_chunk = watched
 count, batch, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 assert len(jax.local_devices()) == count
 random = np.random.default_rng(0)
@@ -25,13 +37,14 @@ data = psec.TransitionDataset(
 )
 backbone = psec.DiffusionBackbone(2, Denoiser(16, 1, time_features=8, time_hidden=8, dropout=0.0))
 options = {"batch_size": batch, "chunk": 5, "checkpoints": Checkpoints(folder)}
-base = psec.pretrain(data, steps=10, key=jax.random.key(0), backbone=backbone, **options)
+keys = jax.random.split(jax.random.key(0), 3)
+base = psec.pretrain(data, steps=10, key=keys[0], backbone=backbone, label="base", **options)
 library = psec.SkillLibrary.create(folder + "/library", base)
-skills, critics = psec.learn_skills(base, data, steps=10, key=jax.random.key(1), **options)
+skills, _ = psec.learn_skills(base, data, steps=10, key=keys[1], label="skill", **options)
 library.add("skill", skills["skill"])
-agent = psec.compose(library, data, steps=10, key=jax.random.key(2), **options)
-again = psec.compose(library, data, steps=10, key=jax.random.key(2), **options)
-used = {len(leaf.devices()) for leaf in jax.tree.leaves(skills["skill"].deltas)}
+context = {"key": keys[2], "steps": 10, "label": "context"}
+agent = psec.compose(library, data, **context, **options)
+again = psec.compose(library, data, **context, **{**options, "batch_size": 11})
 sharding = batch_sharding(batch)
 print("devices", used, 1 if sharding is None else sharding.mesh.size)
 learnt = [base.params, skills["skill"].deltas, agent.context_params, again.context_params]
