@@ -26,8 +26,10 @@ def planned(sweep: Path) -> list[str]:
     """The names of all jobs' folders of the sweep that was last started in ``sweep``."""
     words = list(OmegaConf.load(sweep / "multirun.yaml").hydra.overrides.task)
     overrides = OverridesParser.create().parse_overrides(words)
+    # Of what was said twice the last holds, as in the job.
+    last = {override.get_key_element(): override for override in overrides}
     jobs = [[]]
-    for override in overrides:
+    for override in last.values():
         if override.is_sweep_override():
             values = list(override.sweep_string_iterator())
         else:
