@@ -16,7 +16,6 @@ from typing import Any
 from experiments import dynamics_shift, multi_objective
 from experiments.continual import METHODS
 from experiments.status import Status
-from experiments.sweeping import planned
 from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures, published, results
 from psec_jax.report.results import Measurement
@@ -151,15 +150,12 @@ STUDIES: dict[str, Callable[[list[Run], Path], list[Path]]] = {
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """(configuration, measurements) of every finished run below ``folder``.
-
-    Of a sweep those that it planned when it was last started; what is left out is printed.
-    """
+    """(configuration, measurements) of every finished run below ``folder``; others are named."""
     found = sorted(path.parent for path in folder.rglob("results.jsonl"))
-    kept = [path for path in found if _belongs(path)]
+    kept = [path for path in found if _finished(path)]
     if len(kept) < len(found):
         out = ", ".join(path.name for path in found if path not in kept)
-        print(f"left out, as not finished or of another sweep: {out}")
+        print(f"left out, as not finished: {out}")
     if not kept:
         raise ValueError(
             f"{folder} holds no results.jsonl of a finished run; give the folder of a run or a "
@@ -171,12 +167,9 @@ def read_runs(folder: Path) -> list[Run]:
     ]
 
 
-def _belongs(run: Path) -> bool:
+def _finished(run: Path) -> bool:
     status = Status.read(run)
-    if status is not None and status.state != "finished":
-        return False
-    sweep = run.parent
-    return not (sweep / "multirun.yaml").exists() or run.name in planned(sweep)
+    return status is None or status.state == "finished"
 
 
 def _pooled(runs: list[Run]) -> list[Measurement]:
