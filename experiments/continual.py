@@ -125,13 +125,13 @@ def run_seed(
     backbone = config.backbone.build(source.action_size)
     if (out / "library").exists():
         library = psec.SkillLibrary.open(out / "library")
-    elif config.base is None:
-        base = psec.pretrain(
-            source, backbone=backbone, **config.pretrain.options(), **fitting("pretrain")
-        )
-        library = psec.SkillLibrary.create(out / "library", base)
     else:
-        base = psec.SkillLibrary.open(config.base.format(seed=seed)).base
+        if config.base is None:
+            base = psec.pretrain(
+                source, backbone=backbone, **config.pretrain.options(), **fitting("pretrain")
+            )
+        else:
+            base = psec.SkillLibrary.open(config.base.format(seed=seed)).base
         library = psec.SkillLibrary.create(out / "library", base)
     base = library.base
 

@@ -26,9 +26,9 @@ makes any number of trajectories; the same two give the same bytes. They stand i
 DSRL's data where those cannot be had, and are weaker: compare their returns with the tables of
 `python -m psec_jax.data list`.
 
-Two cores make 100,000 transitions of a MuJoCo robot in some 15 seconds and of Bullet's agents in
-one to two minutes. MetaDrive's take about eight, as its traffic of a dozen cars is simulated in
-Python.
+Two cores made 100,000 transitions of a MuJoCo robot in 11 to 19 seconds and of Bullet's agents in
+46 to 142, with other work beside them. MetaDrive's take seven to ten minutes, as its traffic of a
+dozen cars is simulated in Python; the page's command prints the seconds of each that is new.
 
 `scripts/local_datasets.sh` trains and measures all policies but the walker's anew (hours
 on two cores), and `python scripts/datasets_page.py` writes this page. A new robot:

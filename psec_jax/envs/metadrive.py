@@ -156,8 +156,8 @@ def simulator(settings: Mapping[str, Any]) -> Any:
     """DSRL's simulator, whose traffic is spared what is computed about it and read by nobody.
 
     Every other car notes its distances, contacts, energy and the way ahead at each step, as if it
-    were the one that learns; without that the simulator takes two thirds of the time and goes the
-    same way, bit for bit.
+    were the one that learns; without that the simulator makes more steps a second (153 for 108 on
+    the easy road with mean traffic) and goes the same way, bit for bit.
     """
     from metadrive.envs.safe_metadrive_env import SafeMetaDriveEnv
     from metadrive.manager.traffic_manager import PGTrafficManager

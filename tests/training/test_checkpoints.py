@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -151,7 +152,8 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_saved(dataset, tmp_path,
         pytest.skip("only root can make a small disk")
     try:
         train(Large(), dataset, Checkpoints(disk, keep=1), steps=2, label="x")
-        (disk / "filler").write_bytes(b"0" * (disk_free(disk) - 4_000_000))
+        free = shutil.disk_usage(disk).free
+        (disk / "filler").write_bytes(b"0" * (free - 4_000_000))
         with pytest.raises(OSError, match=r"cannot save in .*make room and start again"):
             train(Large(), dataset, Checkpoints(disk, keep=1), steps=4, label="x")
         (disk / "filler").unlink()
@@ -159,12 +161,6 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_saved(dataset, tmp_path,
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
     assert same(resumed, train(Large(), dataset, steps=4))
-
-
-def disk_free(folder):
-    import shutil
-
-    return shutil.disk_usage(folder).free
 
 
 def test_importing_the_package_does_not_import_orbax():

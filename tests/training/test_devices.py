@@ -42,12 +42,13 @@ base = psec.pretrain(data, steps=10, key=keys[0], backbone=backbone, label="base
 library = psec.SkillLibrary.create(folder + "/library", base)
 skills, _ = psec.learn_skills(base, data, steps=10, key=keys[1], label="skill", **options)
 library.add("skill", skills["skill"])
-context = {"key": keys[2], "steps": 10, "label": "context"}
-agent = psec.compose(library, data, **context, **options)
-again = psec.compose(library, data, **context, **{**options, "batch_size": 11})
+agent = psec.compose(library, data, steps=10, key=keys[2], label="context", **options)
 sharding = batch_sharding(batch)
 print("devices", used, 1 if sharding is None else sharding.mesh.size)
-learnt = [base.params, skills["skill"].deltas, agent.context_params, again.context_params]
+# Another number of devices than what it is put together with.
+options["batch_size"] = 12
+agent = psec.compose(library, data, steps=10, key=keys[2], label="again", **options)
+learnt = [base.params, skills["skill"].deltas, agent.context_params]
 np.savez(folder + "/learnt.npz", *map(np.asarray, jax.tree.leaves(learnt)))
 acted = agent.sample(jax.random.key(3), observations[:4].astype(np.float32))
 np.savez(folder + "/acted.npz", np.asarray(acted))
