@@ -17,6 +17,7 @@ from psec_jax import diffusion
 from psec_jax.networks import Denoiser, GaussianActor
 
 Predict = Callable[..., Array]
+COMPUTE = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class DiffusionBackbone:
     """A denoising diffusion policy; ``network(noisy_actions, time, observations) -> noise``.
 
     ``sampler`` is ``ddpm`` (ancestral, always all ``diffusion_steps``) or ``ddim``
-    (deterministic, in ``sampling_steps`` of them; all where None).
+    (deterministic, in ``sampling_steps`` of them; all where None). ``compute`` is the type in
+    which the network computes, ``float32`` or ``bfloat16``; parameters and losses stay float32.
     """
 
     action_size: int
@@ -33,8 +35,10 @@ class DiffusionBackbone:
     diffusion_steps: int = 5
     sampler: str = "ddpm"
     sampling_steps: int | None = None
+    compute: str = "float32"
 
     def __post_init__(self):
+        _check_choice("compute", self.compute, COMPUTE)
         _check_choice("schedule", self.schedule, diffusion.SCHEDULES)
         _check_choice("sampler", self.sampler, ("ddpm", "ddim"))
         _check_at_least_one("diffusion_steps", self.diffusion_steps)
@@ -80,14 +84,17 @@ class DiffusionBackbone:
 class GaussianBackbone:
     """A tanh-squashed normal; ``network(observations) -> (mean, log_std)``.
 
-    Acts by its mode tanh(mean) where ``deterministic``, else by a sample.
+    Acts by its mode tanh(mean) where ``deterministic``, else by a sample. ``compute`` is the
+    network's, as in ``DiffusionBackbone``.
     """
 
     action_size: int
     network: nn.Module | None = None
     deterministic: bool = True
+    compute: str = "float32"
 
     def __post_init__(self):
+        _check_choice("compute", self.compute, COMPUTE)
         if self.network is None:
             object.__setattr__(self, "network", GaussianActor(self.action_size))
 

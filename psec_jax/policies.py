@@ -91,10 +91,13 @@ class Policy:
         ``dropout`` is the random key that switches dropout on.
         """
         rngs = None if dropout is None else {"dropout": dropout}
+        params, bank = _computed_in(self.backbone.compute, (self.params, self.bank))
 
         def network(*inputs: Array) -> Array:
-            with inject(self.bank, weights):
-                return self.backbone.network.apply({"params": self.params}, *inputs, rngs=rngs)
+            inputs = _computed_in(self.backbone.compute, inputs)
+            with inject(bank, weights):
+                found = self.backbone.network.apply({"params": params}, *inputs, rngs=rngs)
+            return _computed_in("float32", found)
 
         return network
 
@@ -224,6 +227,11 @@ def _plain(value: Any) -> Any:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
+def _computed_in(kind: str, tree: Any) -> Any:
+    cast = lambda a: a.astype(kind) if jnp.issubdtype(a.dtype, jnp.floating) else a  # noqa: E731
+    return jax.tree.map(cast, tree)
+
+
 def backbone_to_dict(backbone: Backbone) -> dict[str, Any]:
     """A backbone's class and settings, and its network's, as plain JSON data."""
     fields = {
@@ -231,6 +239,9 @@ def backbone_to_dict(backbone: Backbone) -> dict[str, Any]:
         for f in dataclasses.fields(backbone)
         if f.name != "network"
     }
+    if fields["compute"] == "float32":
+        # What was saved before there was a choice keeps its fingerprint.
+        del fields["compute"]
     network = backbone.network
     settings = {
         f.name: _plain(getattr(network, f.name))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import flax
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from psec_jax import Bank, BestOf, GaussianBackbone, Policy, Statistics, fingerprint
+from psec_jax import (
+    Bank,
+    BestOf,
+    DiffusionBackbone,
+    GaussianBackbone,
+    Policy,
+    Statistics,
+    fingerprint,
+)
 from psec_jax.errors import BaseMismatch
 from psec_jax.networks import Denoiser
 from psec_jax.policies import backbone_to_dict
@@ -310,3 +319,36 @@ def test_best_of_passes_weights_on(gaussian, observations, make_bank):
 def test_best_of_needs_a_candidate(gaussian, observations, candidates):
     with pytest.raises(ValueError, match="candidates"):
         BestOf(gaussian, nearness(jnp.zeros(2)), candidates).act(KEY, observations)
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "gaussian"])
+def test_bfloat16_is_an_option_of_computing_alone(kind):
+    networks = {
+        "diffusion": DiffusionBackbone(2, Denoiser(32, 1, dropout=0.0)),
+        "gaussian": GaussianBackbone(2),
+    }
+    exact = networks[kind]
+    rough = dataclasses.replace(exact, compute="bfloat16")
+    key, statistics = jax.random.key(0), Statistics.identity(3)
+    one, other = (Policy.create(b, statistics, key) for b in (exact, rough))
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    observations = jax.random.normal(key, (20, 3))
+    batch = {"observations": observations, "actions": 0.5 * jnp.tanh(observations[:, :2])}
+    exactly, roughly = (
+        jax.grad(lambda p, x=x: dataclasses.replace(x, params=p).loss(batch, key).mean())(x.params)
+        for x in (one, other)
+    )
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(roughly))
+    exactly, roughly = (jax.flatten_util.ravel_pytree(tree)[0] for tree in (exactly, roughly))
+    assert 0 < np.linalg.norm(exactly - roughly) < 0.1 * np.linalg.norm(exactly)
+    actions = [x.act(key, observations) for x in (one, other)]
+    assert actions[1].dtype == np.float32
+    assert 0 < np.abs(actions[0] - actions[1]).max() < 0.05
+    words = str(jax.make_jaxpr(lambda o: other.sample(key, o))(observations))
+    products = [line for line in words.splitlines() if "dot_general" in line]
+    assert products and all("bf16" in line for line in products)
+
+
+def test_a_type_to_compute_in_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="compute 'float8' is unknown"):
+        GaussianBackbone(2, compute="float8")

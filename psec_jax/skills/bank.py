@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from psec_jax.errors import BaseMismatch
 from psec_jax.skills.deltas import Delta, fresh_full, fresh_low_rank, side_by_side
@@ -84,8 +85,14 @@ class Bank:
 
     layers: dict[str, tuple[Delta, ...]]
     scales: Float[Array, "skill"]
+    # As letters' numbers: a program is compiled once for the banks of all base policies.
+    letters: UInt8[Array, "letter"]
     names: tuple[str, ...] = struct.field(pytree_node=False)
-    base: str = struct.field(pytree_node=False)
+
+    @property
+    def base(self) -> str:
+        """The fingerprint of the policy that the skills belong to."""
+        return np.asarray(self.letters).tobytes().decode()
 
     @classmethod
     def of(cls, skills: Mapping[str, Skill]) -> "Bank":
@@ -103,7 +110,8 @@ class Bank:
             for path in paths
         }
         scales = jnp.array([skill.adapter.scale for skill in skills.values()], jnp.float32)
-        return cls(layers, scales, tuple(skills), base)
+        letters = jnp.array(list(base.encode()), jnp.uint8)
+        return cls(layers, scales, letters, tuple(skills))
 
     @property
     def size(self) -> int:
