@@ -34,6 +34,7 @@ class Diffusion:
     diffusion_steps: int = MISSING
     sampler: str = MISSING
     sampling_steps: int | None = None
+    compute: str = "float32"
 
     def build(self, action_size: int) -> Backbone:
         activation(self.activation)
@@ -47,6 +48,7 @@ class Diffusion:
             self.diffusion_steps,
             self.sampler,
             self.sampling_steps,
+            self.compute,
         )
 
 
@@ -65,11 +67,12 @@ class Gaussian:
     hidden: list[int] = MISSING
     activation: str = MISSING
     deterministic: bool = MISSING
+    compute: str = "float32"
 
     def build(self, action_size: int) -> Backbone:
         activation(self.activation)
         network = GaussianActor(action_size, tuple(self.hidden), self.activation)
-        return GaussianBackbone(action_size, network, self.deterministic)
+        return GaussianBackbone(action_size, network, self.deterministic, self.compute)
 
 
 BACKBONES = {"diffusion": Diffusion, "gaussian": Gaussian}
@@ -194,9 +197,16 @@ class Setting:
     methods: list[str] = MISSING
     seeds: list[int] = MISSING
     progress: bool = MISSING
+    # Train all seeds in one program.
+    side_by_side: bool = True
     # Go on with what the output folder holds; else it must hold no run.
     resume: bool = True
     checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
+
+    @property
+    def at_once(self) -> int:
+        """How many seeds are trained and evaluated at once."""
+        return len(self.seeds) if self.side_by_side else 1
 
     def check(self, known: Iterable[str]) -> None:
         """Refuse unknown methods, seeds that stand twice, and nothing to do."""

@@ -21,6 +21,7 @@ from experiments.config import Chain, ConfigError, Continual
 from experiments.launching import launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
+from experiments.stages import each_seed, library_of
 from psec_jax.evaluation import trace_weights
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
@@ -63,10 +64,12 @@ METHODS = {
 
 def run(config: Continual, out: Path, recorder: Recorder) -> None:
     """All seeds of one configuration, then the table and the figures."""
-    with Simulators(min(50, config.evaluation.episodes)) as simulators:
-        for seed in config.seeds:
-            if not finished(config, seed, recorder):
-                run_seed(config, seed, out / f"seed_{seed}", simulators, recorder)
+    with Simulators(config.at_once * min(50, config.evaluation.episodes)) as simulators:
+        each_seed(
+            config,
+            lambda seed: run_seed(config, seed, out / f"seed_{seed}", simulators, recorder),
+            lambda seed: finished(config, seed, recorder),
+        )
     report(config, out, recorder)
 
 
@@ -123,16 +126,13 @@ def run_seed(
 
     # π₀ by behaviour cloning on the source.
     backbone = config.backbone.build(source.action_size)
-    if (out / "library").exists():
-        library = psec.SkillLibrary.open(out / "library")
+    if config.base is None:
+        base = psec.pretrain(
+            source, backbone=backbone, **config.pretrain.options(), **fitting("pretrain")
+        )
     else:
-        if config.base is None:
-            base = psec.pretrain(
-                source, backbone=backbone, **config.pretrain.options(), **fitting("pretrain")
-            )
-        else:
-            base = psec.SkillLibrary.open(config.base.format(seed=seed)).base
-        library = psec.SkillLibrary.create(out / "library", base)
+        base = psec.SkillLibrary.open(config.base.format(seed=seed)).base
+    library = library_of(base, out / "library")
     base = library.base
 
     # Expansion: one skill a task, low-rank or dense, and policies from scratch to compare with.

@@ -22,7 +22,7 @@ from experiments.config import ConfigError, DynamicsShift, Stage
 from experiments.launching import launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
-from experiments.stages import Stages
+from experiments.stages import Stages, each_seed, library_of
 from psec_jax.backbones import Backbone
 from psec_jax.evaluation import scores
 from psec_jax.report import figures, published
@@ -52,11 +52,9 @@ class Seed(Stages):
     @functools.cached_property
     def library(self) -> psec.SkillLibrary:
         """Around π₀, by behaviour cloning on the first source."""
-        path = self.out / "library"
-        if path.exists():
-            return psec.SkillLibrary.open(path)
         source = next(iter(self.sources.values()))
-        return psec.SkillLibrary.create(path, self.clone("pretrain", source, self.config.pretrain))
+        base = self.clone("pretrain", source, self.config.pretrain)
+        return library_of(base, self.out / "library")
 
     @functools.cached_property
     def critics(self) -> Mapping[str, psec.Critics]:
@@ -65,9 +63,8 @@ class Seed(Stages):
         base, adapter = self.library.base, self.config.adapter.build("low_rank")
         options = {"adapter": adapter, **self.config.skill.options()}
         for shift, data in list(self.sources.items())[1:]:
-            if shift not in self.library.names():
-                learnt = psec.learn_skill(base, data, **options, **self.fitting(f"skill {shift}"))
-                self._add(shift, learnt, self.config.robot.shifts[shift])
+            learnt = psec.learn_skill(base, data, **options, **self.fitting(f"skill {shift}"))
+            self._add(shift, learnt, self.config.robot.shifts[shift])
         skills, critics = psec.learn_skills(
             base,
             self.target,
@@ -76,12 +73,12 @@ class Seed(Stages):
             **self.criticising(self.target),
             **self.fitting("skill target"),
         )
-        if "target" not in self.library.names():
-            self._add("target", skills["target"], self.config.target.dataset)
+        self._add("target", skills["target"], self.config.target.dataset)
         return critics
 
     def _add(self, name: str, learnt: psec.Skill, dataset: str) -> None:
-        self.library.add(name, learnt, dataset=dataset, seed=self.seed)
+        if name not in self.library.names():
+            self.library.add(name, learnt, dataset=dataset, seed=self.seed)
 
     def clone(self, label: str, data: psec.TransitionDataset, stage: Stage) -> psec.Policy:
         """Behaviour cloning into a fresh policy."""
@@ -211,29 +208,44 @@ METHODS: dict[str, tuple[str, Callable[[Seed], Any]]] = {
 def run(config: DynamicsShift, out: Path, recorder: Recorder) -> None:
     """Every method with every seed, then the table and the bars."""
     column = column_name(config)
-    record = partial(recorder.evaluation, setting="dynamics_shift", task=column)
-    with Simulators(config.evaluation.episodes) as simulators:
-        for seed in config.seeds:
-            this = Seed(config, seed, out / f"seed_{seed}", recorder)
-            for method in config.methods:
-                if recorder.has(method, column, seed, "score"):
-                    continue
-                evaluation = psec.evaluate(
-                    METHODS[method][1](this),
-                    simulators.of(config.robot.environment),
-                    episodes=config.evaluation.episodes,
-                    key=this.key("evaluate"),
-                )
-                steps = config.pretrain.steps if method == "zero_shot" else config.scratch.steps
-                record(method=method, seed=seed, step=steps, evaluation=evaluation)
-                score = psec.Evaluation(
-                    scores.d4rl_score(config.robot.reference, evaluation.returns),
-                    evaluation.lengths,
-                )
-                record(method=method, seed=seed, step=steps, evaluation=score, metric="score")
-            data = this.target
-            recorder.demonstrations(data, setting="dynamics_shift", task=column, seed=seed)
+
+    def finished(seed: int) -> bool:
+        return recorder.has("demonstrations", column, seed, "demonstrations")
+
+    with Simulators(config.at_once * config.evaluation.episodes) as simulators:
+        each_seed(
+            config,
+            lambda seed: run_seed(
+                Seed(config, seed, out / f"seed_{seed}", recorder), column, simulators
+            ),
+            finished,
+        )
     report(config, out, recorder)
+
+
+def run_seed(this: Seed, column: str, simulators: Simulators) -> None:
+    config = this.config
+    record = partial(
+        this.recorder.evaluation, setting="dynamics_shift", task=column, seed=this.seed
+    )
+    for method in config.methods:
+        if this.measured(method, column, "score"):
+            continue
+        evaluation = psec.evaluate(
+            METHODS[method][1](this),
+            simulators.of(config.robot.environment),
+            episodes=config.evaluation.episodes,
+            key=this.key("evaluate"),
+        )
+        steps = config.pretrain.steps if method == "zero_shot" else config.scratch.steps
+        record(method=method, step=steps, evaluation=evaluation)
+        score = psec.Evaluation(
+            scores.d4rl_score(config.robot.reference, evaluation.returns), evaluation.lengths
+        )
+        record(method=method, step=steps, evaluation=score, metric="score")
+    this.recorder.demonstrations(
+        this.target, setting="dynamics_shift", task=column, seed=this.seed
+    )
 
 
 def report(config: DynamicsShift, out: Path, recorder: Recorder) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from gymnasium.vector import VectorEnv
 from omegaconf import DictConfig
 
 import psec_jax as psec
@@ -22,7 +23,7 @@ from experiments.config import ConfigError, MultiObjective
 from experiments.launching import launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
-from experiments.stages import Stages
+from experiments.stages import Stages, each_seed, library_of
 from psec_jax.data.registry import local_datasets
 from psec_jax.data.selection import safe_and_rewarding
 from psec_jax.envs import known_ids
@@ -64,12 +65,8 @@ class Seed(Stages):
     @functools.cached_property
     def library(self) -> psec.SkillLibrary:
         """Around π₀, by behaviour cloning of all data."""
-        path = self.out / "library"
-        if path.exists():
-            return psec.SkillLibrary.open(path)
-        return psec.SkillLibrary.create(
-            path, self.clone("pretrain", self.data, self.config.pretrain)
-        )
+        base = self.clone("pretrain", self.data, self.config.pretrain)
+        return library_of(base, self.out / "library")
 
     @functools.cached_property
     def critics(self) -> Mapping[str, psec.Critics]:
@@ -174,36 +171,41 @@ def methods(config: MultiObjective) -> dict[str, tuple[str, Callable[[Seed], Any
 
 def run(config: MultiObjective, out: Path, recorder: Recorder) -> None:
     """Every method with every seed, then the table and the figures."""
-    known, task = methods(config), config.task
-    with Simulators(psec.envs.copies_at_once(task, config.evaluation.episodes)) as simulators:
+    task, episodes = config.task, config.at_once * config.evaluation.episodes
+    with Simulators(psec.envs.copies_at_once(task, episodes)) as simulators:
         # Made before anything is learnt: a simulator may be missing.
         vector = simulators.of(task)
-        for seed in config.seeds:
-            this = Seed(config, seed, out / f"seed_{seed}", recorder)
-            record = partial(recorder.evaluation, setting=SETTING, task=task, seed=seed)
-            for method in config.methods:
-                if recorder.has(method, task, seed, "cost"):
-                    continue
-                agent = known[method][1](this)
-                evaluation = psec.evaluate(
-                    agent,
-                    vector,
-                    episodes=config.evaluation.episodes,
-                    key=this.key("evaluate"),
-                )
-                if method == "psec" and seed == config.seeds[0]:
-                    trace(config, agent, this, recorder)
-                stage = config.pretrain if method == "bc" else config.scratch
-                record(method=method, step=stage.steps, evaluation=evaluation)
-                record(method=method, step=stage.steps, evaluation=evaluation, metric="cost")
+        each_seed(
+            config,
+            lambda seed: run_seed(Seed(config, seed, out / f"seed_{seed}", recorder), vector),
+            lambda seed: all(recorder.has(m, task, seed, "cost") for m in config.methods),
+        )
     report(config, out, recorder)
 
 
-def trace(config: MultiObjective, agent: Any, this: Seed, recorder: Recorder) -> None:
+def run_seed(this: Seed, vector: VectorEnv) -> None:
+    config, known = this.config, methods(this.config)
+    record = partial(this.recorder.evaluation, setting=SETTING, task=config.task, seed=this.seed)
+    for method in config.methods:
+        if this.measured(method, config.task, "cost"):
+            continue
+        agent = known[method][1](this)
+        evaluation = psec.evaluate(
+            agent, vector, episodes=config.evaluation.episodes, key=this.key("evaluate")
+        )
+        if method == "psec" and this.seed == config.seeds[0]:
+            trace(agent, this)
+        stage = config.pretrain if method == "bc" else config.scratch
+        record(method=method, step=stage.steps, evaluation=evaluation)
+        record(method=method, step=stage.steps, evaluation=evaluation, metric="cost")
+
+
+def trace(agent: Any, this: Seed) -> None:
     """α(s) over one episode, as a figure and as numbers, with pictures where there are any."""
-    pictures = 10 if config.task.startswith("metadrive/") else 0
-    found = trace_weights(agent, config.task, key=this.key("trace"), picture_every=pictures)
-    recorder.trace("weights", found, agent.names, title=f"PSEC, {config.task}")
+    task = this.config.task
+    pictures = 10 if task.startswith("metadrive/") else 0
+    found = trace_weights(agent, task, key=this.key("trace"), picture_every=pictures)
+    this.recorder.trace("weights", found, agent.names, title=f"PSEC, {task}")
 
 
 def report(config: MultiObjective, out: Path, recorder: Recorder) -> None:

@@ -1,5 +1,6 @@
 """What the stages of one seed of a run have in common."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,28 @@ import jax
 
 from experiments.config import Setting
 from experiments.recording import Recorder
-from psec_jax.training.seeds import named_key
+from psec_jax import Policy, SkillLibrary
+from psec_jax.training.seeds import named_key, side_by_side
+
+
+def each_seed(
+    config: Setting, run: Callable[[int], None], finished: Callable[[int], bool]
+) -> None:
+    """``run(seed)`` for each seed that is not ``finished``.
+
+    Side by side all are run or none, for what they learn together is also saved together.
+    """
+    left = [seed for seed in config.seeds if not finished(seed)]
+    if left and config.side_by_side:
+        side_by_side(run, config.seeds)
+    else:
+        for seed in left:
+            run(seed)
+
+
+def library_of(base: Policy, path: Path) -> SkillLibrary:
+    """The library at ``path``, begun around ``base`` where there is none."""
+    return SkillLibrary.open(path) if path.exists() else SkillLibrary.create(path, base)
 
 
 @dataclass(frozen=True)
@@ -19,6 +41,11 @@ class Stages:
     seed: int
     out: Path
     recorder: Recorder
+
+    def measured(self, method: str, task: str, metric: str) -> bool:
+        """Whether this seed, and those side by side with it, need not run ``method`` any more."""
+        seeds = self.config.seeds if self.config.side_by_side else [self.seed]
+        return all(self.recorder.has(method, task, seed, metric) for seed in seeds)
 
     def key(self, name: str) -> jax.Array:
         """The random key of the stage called ``name``."""

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -188,12 +186,12 @@ class TransitionDataset:
         found = {name: getattr(self, name) for name in _DIMENSIONS}
         return {name: values for name, values in found.items() if values is not None}
 
-    def device(self, names: Sequence[str]) -> dict[str, jax.Array]:
-        """The named arrays on the default device."""
+    def columns(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The named arrays, on the host."""
         arrays = self.arrays()
         if missing := [name for name in names if name not in arrays]:
             raise ValueError(f"these data have no {' or '.join(missing)}")
-        return {name: jnp.asarray(arrays[name]) for name in names}
+        return {name: arrays[name] for name in names}
 
     def _rows(self, rows: slice | np.ndarray) -> "TransitionDataset":
         return TransitionDataset(

@@ -1,7 +1,7 @@
 """Evaluating a policy in an environment: many episodes at once, one policy call for all."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from psec_jax import envs
 from psec_jax.evaluation.rollout import rollout
+from psec_jax.training.seeds import groups, joined, shapes, stacked
 
 
 @dataclass(frozen=True)
@@ -55,29 +56,73 @@ def evaluate(
     ``environment`` is an id, of which up to ``parallel`` copies are made and closed again, or a
     vector environment that stays open: whoever evaluates often saves making the simulators.
     ``policy`` is a pytree with ``sample(key, observations)``. Both its randomness and the
-    environments' seeds follow from ``key``. Raises ``ValueError`` if the environment does not
-    fit the policy.
+    environments' seeds follow from ``key``. Within ``side_by_side`` as many policies act at once
+    as there are copies for. Raises ``ValueError`` if the environment does not fit the policy.
     """
     for name, value in {"episodes": episodes, "parallel": parallel}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value!r}")
-    returns, lengths, costs = [], [], []
-    rounds = -(-episodes // parallel)
-    with _opened(environment, -(-episodes // rounds)) as vector:
-        check_fit(policy, vector, environment)
-        rounds = -(-episodes // vector.num_envs)
-        for round_key in jax.random.split(key, rounds):
-            count = min(vector.num_envs, episodes - len(returns))
-            total, cost = np.zeros((2, vector.num_envs))
-            length = np.zeros(vector.num_envs, int)
-            for step in _episodes(policy, vector, count, round_key):
-                total += np.where(step.active, step.rewards, 0.0)
-                cost += np.where(step.active, step.costs, 0.0)
-                length += step.active
-            returns.extend(total[:count])
-            lengths.extend(length[:count])
-            costs.extend(cost[:count])
-    return Evaluation(np.array(returns), np.array(lengths), np.array(costs))
+    return joined(_evaluate_all, _Call(policy, environment, episodes, key, parallel))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one call of ``evaluate`` asks for."""
+
+    policy: Any
+    environment: str | VectorEnv
+    episodes: int
+    key: jax.Array
+    parallel: int
+
+    @property
+    def kind(self) -> Any:
+        environment = self.environment
+        where = environment if isinstance(environment, str) else id(environment)
+        return where, self.episodes, self.parallel
+
+
+def _evaluate_all(calls: Sequence[_Call]) -> list[Evaluation]:
+    found: list[Any] = [None] * len(calls)
+    for group in groups([call.kind for call in calls]):
+        for index, one in zip(group, _evaluate_together([calls[i] for i in group]), strict=True):
+            found[index] = one
+    return found
+
+
+def _evaluate_together(calls: Sequence[_Call]) -> list[Evaluation]:
+    """The calls differ in policy and key alone."""
+    environment, episodes, most = calls[0].environment, calls[0].episodes, calls[0].parallel
+    if not isinstance(environment, str):
+        most = min(most, environment.num_envs)
+    rounds = -(-episodes // most)
+    copies = -(-episodes // rounds)
+    found = []
+    with _opened(environment, copies * min(len(calls), most // copies)) as vector:
+        for call in calls:
+            check_fit(call.policy, vector, environment)
+        at_once = vector.num_envs // copies
+        for first in range(0, len(calls), at_once):
+            some = calls[first : first + at_once]
+            parts = []
+            keys = zip(*(jax.random.split(call.key, rounds) for call in some), strict=True)
+            for index, round_keys in enumerate(keys):
+                count = min(copies, episodes - index * copies)
+                policies = [call.policy for call in some]
+                parts.append(_totals(policies, vector, copies, count, round_keys))
+            for returns, lengths, costs in np.moveaxis(np.concatenate(parts, 2), 1, 0):
+                found.append(Evaluation(returns, lengths.astype(int), costs))
+    return found
+
+
+def _totals(policies, vector, copies, count, keys):
+    """Returns, lengths and costs, (3, policy, episode)."""
+    totals = np.zeros((3, vector.num_envs))
+    for step in _episodes(policies, vector, copies, count, keys):
+        totals += np.where(
+            step.active, [step.rewards, np.ones_like(step.rewards), step.costs], 0.0
+        )
+    return totals[:, : len(policies) * copies].reshape(3, len(policies), copies)[:, :, :count]
 
 
 @dataclass(frozen=True)
@@ -104,7 +149,7 @@ def trace_weights(
         check_fit(policy, vector, environment)
         weigh = jax.jit(type(policy).weights)
         steps, pictures = [], []
-        for index, step in enumerate(_episodes(policy, vector, 1, key)):
+        for index, step in enumerate(_episodes([policy], vector, 1, 1, [key])):
             weights = np.asarray(weigh(policy, step.observations))[0]
             steps.append((weights, step.rewards[0], step.costs[0]))
             if picture_every and index % picture_every == 0:
@@ -135,13 +180,28 @@ def check_fit(policy: Any, vector: VectorEnv, environment: Any) -> None:
         )
 
 
-def _episodes(policy, vector, count, key):
-    seed_key, act_key = jax.random.split(key)
-    seeds = np.asarray(jax.random.randint(seed_key, (count,), 0, 2**31 - 1))
-    steps = itertools.count()
+def _episodes(policies, vector, copies, count, keys):
+    """``count`` episodes of each policy, in ``copies`` of the environments each."""
+    seed_keys, act_keys = zip(*(jax.random.split(key) for key in keys), strict=True)
+    seeds: list[int | None] = []
+    for key in seed_keys:
+        seeds += np.asarray(jax.random.randint(key, (count,), 0, 2**31 - 1)).tolist()
+        seeds += [None] * (copies - count)
+    alike = [
+        (group, stacked([policies[i] for i in group]), stacked([act_keys[i] for i in group]))
+        for group in groups([shapes(policy) for policy in policies])
+    ]
+    numbers = itertools.count()
 
     def act(observations):
-        return np.asarray(_act(policy, act_key, next(steps), observations))
+        each = observations[: len(policies) * copies].reshape(len(policies), copies, -1)
+        actions = np.zeros((len(observations), *vector.single_action_space.shape), np.float32)
+        acted = actions[: len(policies) * copies].reshape(*each.shape[:2], -1)
+        number = next(numbers)
+        for group, policy, key in alike:
+            act = _act if len(group) == 1 else _act_all
+            acted[group] = act(policy, key, number, stacked([each[i] for i in group]))
+        return actions
 
     return rollout(vector, act, seeds)
 
@@ -149,3 +209,6 @@ def _episodes(policy, vector, count, key):
 @jax.jit
 def _act(policy, key, step, observations):
     return policy.sample(jax.random.fold_in(key, step), observations)
+
+
+_act_all = jax.jit(jax.vmap(_act, in_axes=(0, 0, None, 0)))

@@ -30,17 +30,18 @@ class Step:
 def rollout(
     envs: VectorEnv,
     act: Callable[[np.ndarray], np.ndarray],
-    seeds: Sequence[int],
+    seeds: Sequence[int | None],
     options: dict[str, Any] | None = None,
 ) -> Iterator[Step]:
     """One episode of each environment, all at once, until the last one ends.
 
     ``act`` maps observations (n, obs) to actions (n, act); ``seeds`` gives one seed for each of
-    the first environments, and those beyond are never active. ``options`` go to the reset.
+    the first environments. Those beyond, and those whose seed is None, are never active.
+    ``options`` go to the reset.
     """
-    idle = envs.num_envs - len(seeds)
-    observations, _ = envs.reset(seed=[int(seed) for seed in seeds] + [0] * idle, options=options)
-    active = np.arange(envs.num_envs) < len(seeds)
+    seeds = [*seeds, *[None] * (envs.num_envs - len(seeds))]
+    observations, _ = envs.reset(seed=[int(seed or 0) for seed in seeds], options=options)
+    active = np.array([seed is not None for seed in seeds])
     while active.any():
         observations = np.array(observations)
         actions = act(observations)

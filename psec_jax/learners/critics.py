@@ -92,7 +92,7 @@ class CriticLearner:
     """
 
     statistics: Statistics
-    objective: Objective = struct.field(pytree_node=False)
+    objective: Objective
     optimisation: Optimisation = struct.field(pytree_node=False)
     expectile: float = struct.field(pytree_node=False, default=0.7)
     network: Critic = struct.field(pytree_node=False, default=Critic())

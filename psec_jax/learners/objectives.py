@@ -7,17 +7,25 @@ truncated trajectory would have gone on, so its last state keeps its value.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from numbers import Real
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float
 
 from psec_jax.data.dataset import TransitionDataset
 
 
+def static(default: Any) -> Any:
+    """A field that is compiled in."""
+    return struct.field(pytree_node=False, default=default)
+
+
 class Objective(Protocol):
+    """A pytree, whose leaves may differ between seeds that are trained at once."""
+
     greater_is_better: bool
     # Columns of the data that ``target`` reads.
     columns: tuple[str, ...]
@@ -27,11 +35,11 @@ class Objective(Protocol):
     ) -> Float[Array, "batch"]: ...
 
 
-@dataclass(frozen=True)
+@struct.dataclass
 class Return:
     """The discounted return: r + γ V(s'), with rewards multiplied by ``scale``."""
 
-    discount: float = 0.99
+    discount: float = static(0.99)
     scale: float = 1.0
 
     greater_is_better = True
@@ -65,7 +73,7 @@ SIGNALS: dict[str, tuple[tuple[str, ...], Callable[..., Array]]] = {
 }
 
 
-@dataclass(frozen=True)
+@struct.dataclass
 class DiscountedCost:
     """The discounted sum of a signal that is to be small: c + γ V(s'), with c multiplied by
     ``scale``.
@@ -74,8 +82,8 @@ class DiscountedCost:
     an action.
     """
 
-    discount: float = 0.99
-    signal: str = "costs"
+    discount: float = static(0.99)
+    signal: str = static("costs")
     scale: float = 1.0
 
     greater_is_better = False
@@ -96,7 +104,7 @@ class DiscountedCost:
         return self.scale * signal + _discounted(self.discount, batch, following)
 
 
-@dataclass(frozen=True)
+@struct.dataclass
 class Feasibility:
     """The worst that is to come (Hamilton–Jacobi, as in FISOR): (1 − γ) h + γ max(h, V(s')).
 
@@ -104,10 +112,10 @@ class Feasibility:
     all violations avoidable from it, where V(s) < 0.
     """
 
-    discount: float = 0.99
-    unsafe: float = 25.0
-    safe: float = -1.0
-    threshold: float = 0.0
+    discount: float = static(0.99)
+    unsafe: float = static(25.0)
+    safe: float = static(-1.0)
+    threshold: float = static(0.0)
 
     greater_is_better = False
     columns = ("costs", "terminations")
@@ -139,5 +147,5 @@ def _check_discount(discount: float) -> None:
 
 
 def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < float("inf"):
+    if isinstance(value, Real) and not 0 < value < float("inf"):
         raise ValueError(f"{name} must be above 0 and finite, not {value!r}")

@@ -1,8 +1,9 @@
 """``fit``: one loop for every learner, chunks of updates compiled into one program."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
@@ -12,9 +13,10 @@ import numpy as np
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.errors import Diverged
 from psec_jax.training.checkpoints import Checkpoints
-from psec_jax.training.devices import batch_sharding, on_each
+from psec_jax.training.devices import Layout
 from psec_jax.training.metrics import Writer
 from psec_jax.training.progress import Progress
+from psec_jax.training.seeds import groups, joined, shapes, stacked, unstacked
 
 
 class Learner(Protocol):
@@ -60,6 +62,9 @@ def fit(
     the states of this ``label`` are saved there, and learning goes on after the last of them: the
     result is the same as if it had never stopped.
 
+    Within ``side_by_side``, fits that differ in their numbers only are one program, ``vmap`` of
+    the same update, and are saved as one.
+
     Raises ``Diverged`` naming the learner and the step at which a metric stopped being finite.
     """
     every = every or steps
@@ -69,14 +74,74 @@ def fit(
             raise ValueError(f"{name} must be at least 1, not {value!r}")
     if checkpoints is not None and label is None:
         raise ValueError("checkpoints need a label, by which the states of this fit are found")
-    label = label or learner.name
     init_key, update_key = jax.random.split(key)
-    arrays = data.device(learner.columns)
+    columns = data.columns(learner.columns)
     if state is None:
-        state = learner.init(init_key, jax.tree.map(lambda a: a[:1], arrays))
+        state = learner.init(init_key, {name: jnp.asarray(a[:1]) for name, a in columns.items()})
+    numbers = _Numbers(start, steps, batch_size, chunk, every)
+    one = _Fit(
+        learner,
+        columns,
+        state,
+        update_key,
+        numbers,
+        label or learner.name,
+        writer,
+        progress,
+        inspect,
+        checkpoints,
+    )
+    return joined(_fit_all, one)
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    start: int
+    steps: int
+    batch_size: int
+    chunk: int
+    every: int
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What one call of ``fit`` asks for."""
+
+    learner: Learner
+    columns: dict[str, np.ndarray]
+    state: Any
+    key: jax.Array
+    numbers: _Numbers
+    label: str
+    writer: Writer | None
+    progress: bool
+    inspect: Callable[[int, Any], None] | None
+    checkpoints: Checkpoints | None
+
+    @property
+    def kind(self) -> Any:
+        """What fits have in common that can be one program."""
+        widths = {name: array.shape[1:] for name, array in self.columns.items()}
+        return self.numbers, widths, id(self.checkpoints), shapes((self.learner, self.state))
+
+
+def _fit_all(fits: Sequence[_Fit]) -> list[Any]:
+    states: list[Any] = [None] * len(fits)
+    for group in groups([one.kind for one in fits]):
+        for index, state in zip(group, _fit_together([fits[i] for i in group]), strict=True):
+            states[index] = state
+    return states
+
+
+def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
+    """The final state of each of these fits, which are of one kind."""
+    numbers, checkpoints = fits[0].numbers, fits[0].checkpoints
+    step, steps, every = numbers.start, numbers.steps, numbers.every
+    label = " + ".join(one.label for one in fits)
+    layout = Layout.of(len(fits), numbers.batch_size)
+    learner, state, key = stacked([(one.learner, one.state, one.key) for one in fits])
     # Chunks donate the state, so it must not share memory with the learner's frozen parts.
     state = jax.tree.map(jnp.copy, state)
-    sharding, step = batch_sharding(batch_size), start
     with nullcontext() if checkpoints is None else checkpoints.of(label, state) as track:
         if track is not None:
             step, state = track.latest(state) or (step, state)
@@ -85,57 +150,83 @@ def fit(
                     f"{label} was trained for {step} updates before, not {steps}; remove "
                     f"{checkpoints.folder} to learn anew"
                 )
-            if writer is not None:
-                writer.rewind(label, step)
-        if sharding is not None:
-            learner, state, arrays = (on_each(t, sharding) for t in (learner, state, arrays))
-        with Progress(label, steps, step, shown=progress) as bar:
+            for one in fits:
+                if one.writer is not None:
+                    one.writer.rewind(one.label, step)
+        arrays, ranges = _pooled([one.columns for one in fits])
+        learner, state, key, ranges = layout.by_seed((learner, state, key, ranges))
+        arrays = layout.everywhere(arrays)
+        with Progress(_short(fits), steps, step, shown=fits[0].progress) as bar:
             while step < steps:
-                length = min(chunk, steps - step, every - step % every)
+                length = min(numbers.chunk, steps - step, every - step % every)
                 state, metrics = _run_chunk(
                     learner,
                     state,
                     arrays,
-                    update_key,
+                    ranges,
+                    key,
                     step,
                     length=length,
-                    batch_size=batch_size,
-                    sharding=sharding,
+                    batch_size=numbers.batch_size,
+                    layout=layout,
                 )
-                means = _finite_means(metrics, label, step)
+                means = [
+                    _finite_means(found, one.label, step)
+                    for found, one in zip(
+                        unstacked(jax.device_get(metrics), len(fits)), fits, strict=True
+                    )
+                ]
                 step += length
-                bar.advance(step, means["loss"])
-                if writer is not None:
-                    writer.write(label, step, means)
-                if inspect is not None and (step % every == 0 or step == steps):
-                    inspect(step, _returned(state, sharding))
+                bar.advance(step, float(np.mean([mean["loss"] for mean in means])))
+                for mean, one in zip(means, fits, strict=True):
+                    if one.writer is not None:
+                        one.writer.write(one.label, step, mean)
+                if step % every == 0 or step == steps:
+                    for learnt, one in zip(unstacked(state, len(fits)), fits, strict=True):
+                        if one.inspect is not None:
+                            one.inspect(step, layout.returned(learnt))
                 if track is not None:
                     track.keep(step, state, last=step == steps)
-    return state if sharding is None else _returned(state, sharding)
+    return [layout.returned(learnt) for learnt in unstacked(state, len(fits))]
 
 
-def _returned(state, sharding):
-    """A copy of its own, on one device: another stage may use another number of them."""
-    if sharding is None:
-        return jax.tree.map(jnp.copy, state)
-    return jax.device_put(state, sharding.mesh.devices[0])
+def _short(fits: Sequence[_Fit]) -> str:
+    return fits[0].label + (f" + {len(fits) - 1} more" if len(fits) > 1 else "")
+
+
+def _pooled(data: Sequence[dict[str, np.ndarray]]) -> tuple[dict[str, jax.Array], jax.Array]:
+    """The rows of all data in common arrays, and [first, size] of each one's in them.
+
+    Data that several have alike are there once.
+    """
+    members = groups(data, lambda a, b: all(np.array_equal(a[name], b[name]) for name in a))
+    different = [data[group[0]] for group in members]
+    sizes = [len(next(iter(columns.values()))) for columns in different]
+    ranges = np.zeros((len(data), 2), np.int32)
+    for group, size, end in zip(members, sizes, np.cumsum(sizes), strict=True):
+        ranges[group] = end - size, size
+    arrays = {
+        name: jnp.asarray(np.concatenate([columns[name] for columns in different]))
+        for name in data[0]
+    }
+    return arrays, stacked(list(jnp.asarray(ranges)))
 
 
 @functools.partial(
-    jax.jit, static_argnames=("length", "batch_size", "sharding"), donate_argnames="state"
+    jax.jit, static_argnames=("length", "batch_size", "layout"), donate_argnames="state"
 )
-def _run_chunk(learner, state, arrays, key, start, *, length, batch_size, sharding=None):
-    size = jax.tree.leaves(arrays)[0].shape[0]
+def _run_chunk(learner, state, arrays, ranges, key, start, *, length, batch_size, layout):
+    def run(learner, state, key, rows):
+        def step(state, index):
+            batch_key, update_key = jax.random.split(jax.random.fold_in(key, index))
+            first, size = rows
+            drawn = first + jax.random.randint(batch_key, (batch_size,), 0, size)
+            batch = layout.batch(jax.tree.map(lambda a: a[drawn], arrays))
+            return learner.update(state, batch, update_key)
 
-    def step(state, index):
-        batch_key, update_key = jax.random.split(jax.random.fold_in(key, index))
-        rows = jax.random.randint(batch_key, (batch_size,), 0, size)
-        batch = jax.tree.map(lambda a: a[rows], arrays)
-        if sharding is not None:
-            batch = jax.lax.with_sharding_constraint(batch, sharding)
-        return learner.update(state, batch, update_key)
+        return jax.lax.scan(step, state, start + jnp.arange(length))
 
-    return jax.lax.scan(step, state, start + jnp.arange(length))
+    return layout.over_seeds(run)(learner, state, key, ranges)
 
 
 def _finite_means(metrics: dict[str, jax.Array], label: str, start: int) -> dict[str, float]:

@@ -223,7 +223,7 @@ def test_a_last_step_that_does_not_end_is_worth_what_it_leads_to(learnt):
 @pytest.fixture(scope="module")
 def batch(dataset):
     names = "observations", "actions", "next_observations", "rewards", "terminations"
-    return dataset.device(names)
+    return dataset.columns(names)
 
 
 def mirrored(params):

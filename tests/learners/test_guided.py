@@ -97,7 +97,7 @@ def test_cheaper_actions_weigh_more_to_a_critic_of_costs(dataset, statistics):
         weights = [weigh({"cost": critics}, batch) for weigh in weighs]
         return q < critics.value(batch["observations"]), *weights
 
-    cheaper, weights, feasible = say(dataset.device(("observations", "actions")))
+    cheaper, weights, feasible = say(dataset.columns(("observations", "actions")))
     assert 0 < np.mean(cheaper) < 1
     np.testing.assert_array_equal(weights > 1, cheaper)
     np.testing.assert_array_equal(feasible > 0, cheaper)
@@ -160,8 +160,8 @@ def learners(policy, make_bank):
 def test_samples_without_weight_might_as_well_be_missing(gaussian, dataset, make_bank, kind):
     """Half the samples at weight 2 and half at 0 have the mean loss of the first half."""
     learner = learners(gaussian, make_bank)[kind]
-    half = {n: values[:20] for n, values in dataset.device(learner.columns).items()}
-    other = {n: values[20:40] for n, values in dataset.device(learner.columns).items()}
+    half = {n: values[:20] for n, values in dataset.columns(learner.columns).items()}
+    other = {n: values[20:40] for n, values in dataset.columns(learner.columns).items()}
     both = {n: jnp.concatenate([half[n], other[n]]) for n in half}
     update = jax.jit(lambda batch: learner.update(learner.init(KEY, batch), batch, KEY))
     expected, plain = update(half)
@@ -178,7 +178,7 @@ def test_samples_without_weight_might_as_well_be_missing(gaussian, dataset, make
 
 def test_weights_multiply_the_loss(gaussian, dataset):
     learner = SkillLearner(gaussian, Adapter(rank=2), FAST)
-    batch = dataset.device(learner.columns)
+    batch = dataset.columns(learner.columns)
     update = jax.jit(lambda batch: learner.update(learner.init(KEY, batch), batch, KEY))
     plain, before = update(batch)
     for share in (0.5, 1.0, 3.0):
@@ -246,7 +246,7 @@ def noting():
 
 
 def test_each_copy_is_weighed_its_own_way_by_critics_that_have_moved(noting, dataset):
-    batch = dataset.device(noting.columns)
+    batch = dataset.columns(noting.columns)
     assert set(batch) == {"terminations", "actions"}
     state = noting.init(KEY, batch)
     for count in (1, 2):
@@ -272,7 +272,7 @@ def test_each_copy_is_weighed_its_own_way_by_critics_that_have_moved(noting, dat
 
 
 def test_copies_side_by_side_share_no_key(noting, dataset):
-    batch = dataset.device(noting.columns)
+    batch = dataset.columns(noting.columns)
     start = noting.init(KEY, batch)
     end, _ = noting.update(start, batch, jax.random.key(6))
     notes = [copy for state in (start, end) for copy in noting.result(state)[0].values()]
@@ -307,7 +307,7 @@ def parts(gaussian):
 
 
 def begin(learner, data):
-    return jax.jit(learner.init)(KEY, data.device(learner.columns))
+    return jax.jit(learner.init)(KEY, data.columns(learner.columns))
 
 
 def train(learner, data, steps=6, **options):
@@ -400,7 +400,7 @@ def test_what_was_learnt_before_guides_and_stays_as_it_was(parts, dataset, train
     state = train(guided, dataset, 2, writer=Rows())
     assert same(guided.result(state)[1]["return"], before)
     assert same(critics, before)
-    everywhere = AdvantageWeights()({"return": critics}, dataset.device(guided.columns))
+    everywhere = AdvantageWeights()({"return": critics}, dataset.columns(guided.columns))
     assert everywhere.min() < weights[0] < everywhere.max()
 
 

@@ -85,7 +85,7 @@ def test_nothing_is_to_come_beyond_a_termination_but_a_truncation_would_have_gon
 ):
     terminations, truncations = np.eye(3, dtype=bool)[:2]
     ends = {"terminations": terminations, "truncations": truncations}
-    batch = data_of(np.ones(3), costs=np.ones(3), **ends).device(objective.columns)
+    batch = data_of(np.ones(3), costs=np.ones(3), **ends).columns(objective.columns)
     following = np.float32([30, 40, 50])
     for values in (following, 1e30 * following, -following):
         assert objective.target(batch, values)[0] == ended
@@ -106,7 +106,7 @@ def test_scaled_rewards_deviate_as_asked_whatever_their_unit_and_origin(
     for data in (data_of(rewards), data_of(unit * rewards + origin)):
         objective = Return.scaled_to(data, deviation, discount=0.5)
         assert objective.discount == 0.5
-        targets = objective.target(data.device(objective.columns), np.float32(0))
+        targets = objective.target(data.columns(objective.columns), np.float32(0))
         assert np.std(targets) == pytest.approx(deviation, rel=1e-3)
         assert objective.scale * data.rewards.std() == pytest.approx(deviation, rel=1e-3)
 
@@ -119,9 +119,9 @@ def test_rewards_that_never_vary_are_left_as_they_are(reward):
 @pytest.mark.parametrize("objective", OBJECTIVES[1:])
 def test_only_objectives_of_costs_need_costs(objective):
     data = data_of(np.arange(3.0))
-    assert set(data.device(Return().columns)) == {"rewards", "terminations"}
+    assert set(data.columns(Return().columns)) == {"rewards", "terminations"}
     with pytest.raises(ValueError, match="these data have no costs"):
-        data.device(objective.columns)
+        data.columns(objective.columns)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

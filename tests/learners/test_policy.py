@@ -37,7 +37,7 @@ def test_dropout_is_active_while_training(diffusion, dataset):
     network = diffusion.backbone.network.clone(dropout=1.0)
     policy = diffusion.replace(backbone=DiffusionBackbone(2, network))
     learner = PolicyLearner(policy, Optimisation(weight_decay=0.0))
-    batch = {name: values[:16] for name, values in dataset.device(learner.columns).items()}
+    batch = {name: values[:16] for name, values in dataset.columns(learner.columns).items()}
     state, _ = jax.jit(learner.update)(learner.init(KEY, batch), batch, KEY)
     kernel = "block_0", "up", "kernel"
     before, after = policy.params, state.params

@@ -81,7 +81,7 @@ def test_dropout_is_active_while_learning(diffusion, dataset):
     network = diffusion.backbone.network.clone(dropout=1.0)
     policy = diffusion.replace(backbone=DiffusionBackbone(2, network))
     learner = SkillLearner(policy, Adapter("full"), Optimisation(weight_decay=0.0))
-    batch = {name: values[:16] for name, values in dataset.device(learner.columns).items()}
+    batch = {name: values[:16] for name, values in dataset.columns(learner.columns).items()}
     state, _ = jax.jit(learner.update)(learner.init(KEY, batch), batch, KEY)
     assert not np.any(state.params["block_0/up"].kernels)
     assert np.any(state.params["in"].kernels)
@@ -89,7 +89,7 @@ def test_dropout_is_active_while_learning(diffusion, dataset):
 
 def test_skills_of_several_seeds_can_be_learnt_at_once(gaussian, dataset):
     learner = SkillLearner(gaussian, ADAPTERS["low_rank"], Optimisation(steps=2))
-    batch = {name: values[:16] for name, values in dataset.device(learner.columns).items()}
+    batch = {name: values[:16] for name, values in dataset.columns(learner.columns).items()}
 
     @jax.jit
     def first_update(key):

@@ -13,7 +13,7 @@ import jax, numpy as np
 import psec_jax as psec
 from psec_jax.networks import Denoiser
 from psec_jax.training import Checkpoints
-from psec_jax.training.devices import batch_sharding
+from psec_jax.training.devices import Layout
 
 used = set()
 module = sys.modules["psec_jax.training.fit"]
@@ -43,8 +43,8 @@ library = psec.SkillLibrary.create(folder + "/library", base)
 skills, _ = psec.learn_skills(base, data, steps=10, key=keys[1], label="skill", **options)
 library.add("skill", skills["skill"])
 agent = psec.compose(library, data, steps=10, key=keys[2], label="context", **options)
-sharding = batch_sharding(batch)
-print("devices", used, 1 if sharding is None else sharding.mesh.size)
+mesh = Layout.of(1, batch).mesh
+print("devices", used, 1 if mesh is None else mesh.size)
 # Another number of devices than what it is put together with.
 options["batch_size"] = 12
 agent = psec.compose(library, data, steps=10, key=keys[2], label="again", **options)
