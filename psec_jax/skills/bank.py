@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, UInt8
 
 from psec_jax.errors import BaseMismatch
-from psec_jax.skills.deltas import Delta, fresh_full, fresh_low_rank, side_by_side
+from psec_jax.skills.deltas import Delta, bundled, fresh_full, fresh_low_rank
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ class Bank:
                 raise BaseMismatch(f"skill {name!r}", other, f"the base of skill {first!r}", base)
         paths = dict.fromkeys(path for skill in skills.values() for path in skill.deltas)
         layers = {
-            path: side_by_side([skill.deltas.get(path) for skill in skills.values()])
-            for path in paths
+            path: bundled([skill.deltas.get(path) for skill in skills.values()]) for path in paths
         }
         scales = jnp.array([skill.adapter.scale for skill in skills.values()], jnp.float32)
         letters = jnp.array(list(base.encode()), jnp.uint8)

@@ -77,7 +77,7 @@ def fresh_full(key: jax.Array, shape: tuple[int, int]) -> Full:
     return Full(jnp.zeros((1, *shape)), (1,))
 
 
-def side_by_side(deltas: Sequence[Delta | None]) -> tuple[Delta, ...]:
+def bundled(deltas: Sequence[Delta | None]) -> tuple[Delta, ...]:
     """Lay one layer's deltas of k single skills side by side: at most one of each kind.
 
     ``deltas[i]`` is skill i's delta for the layer, or None where it has none.

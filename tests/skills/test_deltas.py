@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psec_jax.skills.deltas import Full, LowRank, fresh_full, fresh_low_rank, side_by_side
+from psec_jax.skills.deltas import Full, LowRank, bundled, fresh_full, fresh_low_rank
 
 INPUT, OUTPUT, BATCH = 4, 3, 5
 
@@ -34,7 +34,7 @@ def product(delta):
 def test_deltas_side_by_side_contribute_the_weighted_sum_of_the_single_ones(kinds, seed):
     generator = np.random.default_rng(seed)
     deltas = [single(kind, generator) for kind in kinds]
-    groups = side_by_side(deltas)
+    groups = bundled(deltas)
     assert len(groups) == len({kind == "full" for kind in kinds if kind})
     gains = generator.normal(size=len(kinds)).astype(np.float32)
     by_sample = generator.normal(size=(BATCH, len(kinds))).astype(np.float32)
