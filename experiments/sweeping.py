@@ -2,7 +2,9 @@
 
 import hashlib
 import re
+import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,8 +26,10 @@ def job_folder(words: Sequence[str]) -> str:
 
 def planned(sweep: Path) -> list[str]:
     """The names of all jobs' folders of the sweep that was last started in ``sweep``."""
-    words = list(OmegaConf.load(sweep / "multirun.yaml").hydra.overrides.task)
-    overrides = OverridesParser.create().parse_overrides(words)
+    said = OmegaConf.load(sweep / "multirun.yaml").hydra
+    # A study's own words come before those of the command line.
+    words = [f"{key}={value}" for key, value in (said.sweeper.params or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*words, *said.overrides.task])
     # Of what was said twice the last holds, as in the job.
     last = {override.get_key_element(): override for override in overrides}
     jobs = [[]]
@@ -39,9 +43,21 @@ def planned(sweep: Path) -> list[str]:
     return [job_folder(job) for job in jobs]
 
 
+def launcher(target: str, install: str) -> str:
+    """The class ``target``; where it is missing, the program ends in one line that says how to
+    ``install`` it."""
+    try:
+        import_module(target.rpartition(".")[0])
+    except ImportError:
+        sys.exit(f"error: this launcher is not installed: {install}")
+    return target
+
+
 def _key(word: str) -> str:
     return word.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0]
 
 
 # ``subdir: ${job_folder:${hydra.overrides.task}}``; here, as launchers' own processes need it too.
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+# ``_target_: ${launcher:…}`` in conf/hydra/launcher.
+OmegaConf.register_new_resolver("launcher", launcher, replace=True)

@@ -8,6 +8,5 @@ cd "$(dirname "$0")/../.."
 
 out=${OUT:-outputs/reproduce/context_ablation}
 .venv/bin/python -m experiments.continual --multirun hydra.sweep.dir="$out" \
-  scale=paper chain=walker_walk seeds=[0],[1],[2] \
-  'methods=[asec_fixed,asec,nsec_fixed,nsec,psec_fixed,psec]' "$@"
+  +study=context scale=paper "$@"
 .venv/bin/python -m experiments.report context_ablation "$out"

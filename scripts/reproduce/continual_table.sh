@@ -8,5 +8,5 @@ cd "$(dirname "$0")/../.."
 
 out=${OUT:-outputs/reproduce/continual_table}
 .venv/bin/python -m experiments.continual --multirun hydra.sweep.dir="$out" \
-  scale=paper seeds=[0],[1],[2],[3],[4] "$@"
+  +study=continual scale=paper "$@"
 .venv/bin/python -m experiments.report continual_table "$out"

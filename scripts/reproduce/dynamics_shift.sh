@@ -8,14 +8,10 @@ cd "$(dirname "$0")/../.."
 . scripts/install.sh
 
 out=${OUT:-outputs/reproduce/dynamics_shift}
-for robot in halfcheetah walker2d; do
-  if [ "${DATA:-d4rl}" = local ]; then
-    targets=local/$robot-medium,local/$robot-medium-replay,local/$robot-medium-good
-  else
-    targets=$robot-medium-v2,$robot-medium-replay-v2,$robot-medium-expert-v2
-  fi
-  .venv/bin/python -m experiments.dynamics_shift --multirun hydra.sweep.dir="$out/$robot" \
-    scale=paper robot=$robot shift=friction,thigh,gravity target.dataset="$targets" \
-    'methods=[zero_shot,bc,iql,scratch,joint,finetune,psec]' seeds=[0,1,2] "$@"
-done
+data=()
+if [ "${DATA:-d4rl}" = local ]; then
+  data=(+target=local-medium,local-medium-replay,local-medium-good)
+fi
+.venv/bin/python -m experiments.dynamics_shift --multirun hydra.sweep.dir="$out" \
+  +study=dynamics_shift scale=paper "${data[@]}" "$@"
 .venv/bin/python -m experiments.report dynamics_shift_table "$out"

@@ -8,13 +8,11 @@ cd "$(dirname "$0")/../.."
 . scripts/install.sh
 
 out=${OUT:-outputs/reproduce/multi_objective}
+data=()
 if [ "${DATA:-dsrl}" = local ]; then
-  tasks=bullet/carrun,bullet/ballrun,bullet/ballcircle,metadrive/easymean,metadrive/mediummean
-else
-  tasks=$(printf 'bullet/%s,' {ant,ball,car,drone}{run,circle})
-  tasks+=$(printf 'metadrive/%s,' {easy,medium,hard}{sparse,mean,dense})
+  data=(dataset=local)
+  data+=(task=bullet/carrun,bullet/ballrun,bullet/ballcircle,metadrive/easymean,metadrive/mediummean)
 fi
 .venv/bin/python -m experiments.multi_objective --multirun hydra.sweep.dir="$out" \
-  scale=paper task="${tasks%,}" dataset="${DATA:-dsrl}" \
-  'methods=[bc,bc_safe,fisor,asec,nsec,psec]' seeds=[0,1,2] "$@"
+  +study=multi_objective scale=paper "${data[@]}" "$@"
 .venv/bin/python -m experiments.report multi_objective_table "$out"

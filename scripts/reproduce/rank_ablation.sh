@@ -8,6 +8,5 @@ cd "$(dirname "$0")/../.."
 
 out=${OUT:-outputs/reproduce/rank_ablation}
 .venv/bin/python -m experiments.continual --multirun hydra.sweep.dir="$out" \
-  scale=paper chain=walker_walk seeds=[0,1,2] 'methods=[psec_mlp,psec]' \
-  adapter.rank=4,8,16,32,64 "$@"
+  +study=rank scale=paper "$@"
 .venv/bin/python -m experiments.report rank_ablation "$out"

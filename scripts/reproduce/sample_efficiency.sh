@@ -8,6 +8,5 @@ cd "$(dirname "$0")/../.."
 
 out=${OUT:-outputs/reproduce/sample_efficiency}
 .venv/bin/python -m experiments.continual --multirun hydra.sweep.dir="$out" \
-  scale=paper chain=walker_walk seeds=[0,1,2] 'methods=[scratch,asec,nsec,psec]' \
-  data.target_trajectories=10,30,50,100 "$@"
+  +study=demonstrations scale=paper "$@"
 .venv/bin/python -m experiments.report sample_efficiency "$out"

@@ -8,6 +8,5 @@ cd "$(dirname "$0")/../.."
 
 out=${OUT:-outputs/reproduce/target_data}
 .venv/bin/python -m experiments.dynamics_shift --multirun hydra.sweep.dir="$out" \
-  scale=paper 'methods=[scratch,joint,psec]' seeds=[0,1,2] \
-  target.fraction=0.01,0.02,0.05,0.1,0.5 "$@"
+  +study=target_data scale=paper "$@"
 .venv/bin/python -m experiments.report target_data "$out"

@@ -8,5 +8,5 @@ cd "$(dirname "$0")/../.."
 
 out=${OUT:-outputs/reproduce/training_curves}
 .venv/bin/python -m experiments.continual --multirun hydra.sweep.dir="$out" \
-  scale=paper seeds=[0],[1],[2] 'methods=[scratch,psec_mlp,psec]' evaluation.curve_every=1000 "$@"
+  +study=curves scale=paper "$@"
 .venv/bin/python -m experiments.report training_curves "$out"

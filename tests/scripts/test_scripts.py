@@ -15,7 +15,7 @@ STUDIES = {
     "training_curves": ["evaluation.curve_every=10", "chain=walker_walk"],
     "rank_ablation": ["adapter.rank=2,4"],
     "context_ablation": [],
-    "dynamics_shift": ["shift=gravity", "methods=[zero_shot]", "target.dataset=${robot.target}"],
+    "dynamics_shift": ["shift=gravity", "methods=[zero_shot]", "+target=local-medium"],
     "multi_objective": ["task=bullet/ballrun", "methods=[bc]"],
     "target_data": ["target.fraction=0.05,0.1", "methods=[scratch]"],
 }
