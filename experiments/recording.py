@@ -14,7 +14,7 @@ from experiments.sweeping import PASSING
 from psec_jax import Evaluation, SkillLibrary, TransitionDataset, storage
 from psec_jax.evaluation import Trace
 from psec_jax.evaluation.statistics import Summary
-from psec_jax.report import figures, results
+from psec_jax.report import figures, results, videos
 from psec_jax.training import Checkpoints
 from psec_jax.training.metrics import JsonLines, Wandb, Writer, Writers
 
@@ -104,7 +104,7 @@ class Recorder:
 
     def trace(self, name: str, trace: Trace, skills: Sequence[str], title: str) -> None:
         """Weights over an episode, as ``<name>.csv`` and ``<name>.png``, and its pictures as
-        ``<name>_strip.png``."""
+        ``<name>_strip.png`` and ``<name>.gif``."""
         header = ",".join(["step", *skills, "reward", "cost"])
         steps = np.arange(len(trace.rewards))
         table = np.column_stack([steps, trace.weights, trace.rewards, trace.costs])
@@ -118,11 +118,19 @@ class Recorder:
             path = self.out / f"{name}_strip.png"
             figures.picture_strip(path, trace, skills, title=title)
             self.figure(path)
+            path = self.out / f"{name}.gif"
+            videos.animation(path, [picture for _, picture in trace.pictures])
+            if self._wandb is not None:
+                self._wandb.video(path.stem, path)
+        if self._wandb is not None:
+            names = [*(f"weight_{skill}" for skill in skills), "reward", "cost"]
+            for step, *values in table.tolist():
+                self._wandb.write(name, int(step), dict(zip(names, values, strict=True)))
 
     def text(self, name: str, content: str) -> None:
         (self.out / name).write_text(content)
         if self._wandb is not None:
-            self._wandb.text(name, content)
+            self._wandb.summary(name, content)
 
     def figure(self, path: Path) -> None:
         if self._wandb is not None:
@@ -139,6 +147,23 @@ class Recorder:
 
     def close(self) -> None:
         self._local.close()
+        if self._wandb is not None and (rows := self.measurements()):
+            _tabulate(rows, self._wandb)
+
+
+def _tabulate(rows: Sequence[results.Measurement], wandb: Wandb) -> None:
+    """Every measurement so far in one table, and of each metric the means over seeds in another
+    and in the run's summary."""
+    names = ("setting", "task", "method", "seed", "metric", "step", "value", "values")
+    wandb.table("results", names, [[getattr(row, name) for name in names] for row in rows])
+    for metric in dict.fromkeys(row.metric for row in rows):
+        means = []
+        for (method, task), found in results.summaries(rows, metric).items():
+            name = f"{method} {task}"
+            means.append([name, found.mean, found.low, found.high, found.episodes, found.seeds])
+            wandb.summary(f"{metric}/{name}", found.mean)
+        columns = ("label", "mean", "low", "high", "episodes", "seeds")
+        wandb.table(f"means_{metric}", columns, means)
 
 
 @contextmanager

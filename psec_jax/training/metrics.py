@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,7 +61,9 @@ class Wandb:
     """A Weights & Biases run: ``online``, ``offline`` (files only), or ``disabled``.
 
     A context manager: leaving it ends the run, as failed where an exception leaves it. The run's
-    id follows from the folder's path and ``identity``, so that one that goes on is the same.
+    id follows from the folder's path and ``identity``, so that one that goes on is the same. Where
+    ``online`` cannot be had, for want of an API key or of the network, a line says so and the run
+    is ``offline``. Names of metrics become what W&B can sort by: letters, digits, underscores.
 
     Raises ``ImportError`` naming the extra where the package is missing.
     """
@@ -82,7 +85,9 @@ class Wandb:
             ) from error
         self._wandb = wandb
         self._labels: set[str] = set()
-        self._run = wandb.init(
+        self._run = _begin(
+            wandb,
+            mode,
             project=project,
             group=group,
             dir=str(folder),
@@ -90,36 +95,88 @@ class Wandb:
             id=hashlib.sha256(f"{folder.absolute()} {identity}".encode()).hexdigest()[:16],
             resume="allow",
             config=dict(config),
-            mode=mode,
+            # Without the second, a run whose network is gone at its end would wait for it forever.
+            settings=wandb.Settings(init_timeout=30, finish_timeout=600),
         )
 
     def write(self, label: str, step: int, metrics: Mapping[str, float]) -> None:
+        label = _plain(label)
         if label not in self._labels:
             self._run.define_metric(f"{label}/*", step_metric=f"{label}/step")
             self._labels.add(label)
-        self._run.log({f"{label}/step": step, **{f"{label}/{k}": v for k, v in metrics.items()}})
+        values = {f"{label}/{_plain(name, keep='/')}": value for name, value in metrics.items()}
+        self._run.log({f"{label}/step": step, **values})
 
     def rewind(self, label: str, step: int) -> None:
         """Nothing: what was logged stays, and comes again with the same steps."""
 
-    def text(self, name: str, content: str) -> None:
-        self._run.summary[name] = content
+    def summary(self, name: str, value: float | str) -> None:
+        """What the whole run came to: a final mean, a text."""
+        self._run.summary[_plain(name, keep="/")] = value
+
+    def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        table = self._wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+        with self._reaching(name):
+            self._run.log({name: table})
 
     def image(self, name: str, path: Path) -> None:
-        self._run.log({name: self._wandb.Image(str(path))})
+        self._run.log({f"figures/{_plain(name)}": self._wandb.Image(str(path))})
+
+    def video(self, name: str, path: Path) -> None:
+        self._run.log({f"videos/{_plain(name)}": self._wandb.Video(str(path))})
 
     def folder(self, name: str, kind: str, path: Path, facts: Mapping[str, Any]) -> None:
         """A folder as an artifact of the run, with what it holds as its metadata."""
         allowed = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
         artifact = self._wandb.Artifact(allowed, type=kind, metadata=dict(facts))
-        artifact.add_dir(str(path))
-        self._run.log_artifact(artifact)
+        # Not copied into the user's home, where offline runs would leave their copies.
+        artifact.add_dir(str(path), policy="immutable")
+        with self._reaching(allowed):
+            self._run.log_artifact(artifact)
+
+    @contextmanager
+    def _reaching(self, name: str) -> Iterator[None]:
+        """Artifacts, and tables among them, ask the network first: if it is gone by now, the run
+        lacks them there and goes on."""
+        try:
+            yield
+        except self._wandb.errors.Error as error:
+            print(f"W&B: without {name}: {_line(error)}", flush=True)
 
     def __enter__(self) -> "Wandb":
         return self
 
     def __exit__(self, error: type | None, *_: object) -> None:
         self._run.finish(exit_code=0 if error is None else 1)
+
+
+def _begin(wandb: Any, mode: str, **options: Any) -> Any:
+    """A run of ``mode``, or an offline one where W&B cannot be reached."""
+    try:
+        # Asked for a key, a run that nobody watches would wait.
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            raise wandb.errors.UsageError("not logged in (wandb login, or WANDB_API_KEY)")
+        return wandb.init(mode=mode, **options)
+    except wandb.errors.Error as error:
+        if mode != "online":
+            raise
+        files = f"{options['dir']}/wandb/offline-run-*"
+        print(
+            f"W&B cannot be reached, so the run is kept in files only: {_line(error)}. Upload "
+            f"them by wandb sync {files}, or ask for files alone by logger.mode=offline",
+            flush=True,
+        )
+        # Its background process would refuse the same id once more.
+        wandb.teardown()
+        return wandb.init(mode="offline", **options)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _plain(name: str, keep: str = "") -> str:
+    return re.sub(f"[^A-Za-z0-9_{keep}]+", "_", name).strip("_")
 
 
 class Writers:

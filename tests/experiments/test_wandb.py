@@ -1,6 +1,7 @@
 """The W&B logger: against a stand-in for the package, against itself offline, and without it."""
 
 import re
+import struct
 import sys
 import types
 
@@ -10,7 +11,16 @@ import pytest
 from experiments.config import Logger
 from experiments.recording import start_recording
 from psec_jax import Evaluation
-from psec_jax.report import figures
+from psec_jax.evaluation import Trace
+from psec_jax.report import figures, results
+
+OFFLINE = Logger(kind="wandb", mode="offline", project="p", group="g")
+TRACE = Trace(
+    weights=np.array([[0.5, 2.0], [1.0, 0.0]]),
+    rewards=np.array([1.0, 3.0]),
+    costs=np.array([0.0, 1.0]),
+    pictures=tuple((step, np.full((8, 8, 3), 80 * step, np.uint8)) for step in range(2)),
+)
 
 
 class Run:
@@ -30,32 +40,130 @@ class Run:
         self.exit_codes.append(exit_code)
 
 
+class Error(Exception):
+    pass
+
+
 @pytest.fixture
 def wandb(monkeypatch):
     module = types.ModuleType("wandb")
-    module.run, module.options = Run(), {}
-    module.init = lambda **options: module.options.update(options) or module.run
+    module.run, module.begun = Run(), []
+    module.init = lambda **options: module.begun.append(options) or module.run
+    module.login = lambda **_: True
+    module.teardown = lambda: None
+    module.errors = types.SimpleNamespace(Error=Error, UsageError=type("Usage", (Error,), {}))
+    module.Settings = dict
     module.Image = lambda path: f"image {path}"
+    module.Video = lambda path: f"video {path}"
+    module.Table = lambda columns, data: [dict(zip(columns, row, strict=True)) for row in data]
     monkeypatch.setitem(sys.modules, "wandb", module)
     return module
 
 
+def measure(recorder, method: str, seed: int, returns: list[float], metric: str = "return"):
+    recorder.evaluation(
+        setting="continual",
+        task="S→W",
+        method=method,
+        seed=seed,
+        step=5,
+        metric=metric,
+        evaluation=Evaluation(np.array(returns), np.array([10, 10]), costs=np.array([0.0, 1.0])),
+    )
+
+
 def test_what_is_recorded_locally_also_reaches_wandb(tmp_path, wandb):
-    logger = Logger(kind="wandb", mode="offline", project="p", group="g")
-    with start_recording(tmp_path, {"seeds": [0]}, logger) as recorder:
-        recorder.writer.write("skill walk", 100, {"loss": 1.5})
-        evaluation = Evaluation(np.array([1.0, 3.0]), np.array([10, 10]))
-        recorder.evaluation(
-            setting="continual", task="walk", method="psec", seed=0, step=5, evaluation=evaluation
-        )
+    with start_recording(tmp_path, {"seeds": [0]}, OFFLINE) as recorder:
+        recorder.writer.write("skills (seed 0)", 100, {"loss": 1.5, "safety/q_loss": 2.0})
+        measure(recorder, "psec", 0, [1.0, 3.0])
         recorder.text("table.md", "| a |")
-    assert wandb.options["mode"] == "offline" and wandb.options["group"] == "g"
-    assert wandb.options["config"] == {"seeds": [0]}
-    assert {"skill walk/step": 100, "skill walk/loss": 1.5} in wandb.run.logged
-    assert any(values.get("psec walk (seed 0)/return") == 2.0 for values in wandb.run.logged)
-    assert wandb.run.summary["table.md"] == "| a |"
+    (options,) = wandb.begun
+    assert options["mode"] == "offline" and options["group"] == "g"
+    assert options["config"] == {"seeds": [0]}
+    losses = {"skills_seed_0/loss": 1.5, "skills_seed_0/safety/q_loss": 2.0}
+    assert {"skills_seed_0/step": 100, **losses} in wandb.run.logged
+    assert any(values.get("psec_S_W_seed_0/return") == 2.0 for values in wandb.run.logged)
+    assert wandb.run.summary["table_md"] == "| a |"
     assert wandb.run.exit_codes == [0]
     assert (tmp_path / "results.jsonl").exists() and (tmp_path / "metrics.jsonl").exists()
+
+
+def test_every_name_is_one_that_wandb_can_sort_by(tmp_path, wandb):
+    with start_recording(tmp_path, {}, OFFLINE) as recorder:
+        recorder.writer.write("walker2d medium-v2, π₀ (seed 0)", 1, {"v2.0": 1.5})
+        measure(recorder, "psec", 0, [1.0, 3.0])
+        recorder.trace("weights S→W", TRACE, ["gravity-walk", "safety"], "")
+    names = {name for values in wandb.run.logged for name in values} | set(wandb.run.summary)
+    assert len(names) > 8 and all(re.fullmatch(r"[A-Za-z]\w*(/\w+)*", n, re.A) for n in names)
+
+
+def tables(run: Run) -> dict[str, list[dict]]:
+    return {k: v for values in run.logged for k, v in values.items() if isinstance(v, list)}
+
+
+def test_at_the_end_all_measurements_and_their_means_over_seeds_are_tables(tmp_path, wandb):
+    with start_recording(tmp_path, {}, OFFLINE) as recorder:
+        measure(recorder, "psec", 0, [1.0, 3.0])
+        measure(recorder, "psec", 1, [5.0, 7.0])
+        measure(recorder, "psec", 1, [5.0, 7.0], metric="cost")
+        assert not tables(wandb.run)
+    found = tables(wandb.run)
+    written = results.read([tmp_path / "results.jsonl"])
+    assert [results.Measurement(**row) for row in found["results"]] == written
+    (mean,) = found["means_return"]
+    assert (mean["label"], mean["mean"], mean["seeds"], mean["episodes"]) == ("psec S→W", 4, 2, 4)
+    assert mean["low"] < 4 < mean["high"]
+    assert [row["mean"] for row in found["means_cost"]] == [0.5]
+    assert wandb.run.summary["return/psec_S_W"] == 4
+
+
+def test_the_tables_of_a_run_gone_on_with_also_hold_what_was_measured_before(tmp_path, wandb):
+    for seed in range(2):
+        with start_recording(tmp_path, {}, OFFLINE) as recorder:
+            measure(recorder, "psec", seed, [1.0, 3.0])
+    assert [row["seed"] for row in tables(wandb.run)["results"]] == [0, 1]
+
+
+def test_weights_over_an_episode_are_series_a_figure_and_a_video(tmp_path, wandb):
+    with start_recording(tmp_path, {}, OFFLINE) as recorder:
+        recorder.trace("weights", TRACE, ["reward", "safety"], "PSEC")
+    steps = [values for values in wandb.run.logged if "weights/step" in values]
+    assert [values["weights/weight_safety"] for values in steps] == [2.0, 0.0]
+    assert [values["weights/weight_reward"] for values in steps] == [0.5, 1.0]
+    assert [values["weights/reward"] for values in steps] == [1.0, 3.0]
+    assert {"figures/weights": f"image {tmp_path / 'weights.png'}"} in wandb.run.logged
+    assert {"videos/weights": f"video {tmp_path / 'weights.gif'}"} in wandb.run.logged
+    assert (tmp_path / "weights.gif").exists()
+
+
+def fail(**options):
+    if options["mode"] == "online":
+        raise Error("no such host\nwhile retrying")
+    return options
+
+
+@pytest.mark.parametrize("failing", ["login", "network"])
+def test_online_without_a_login_or_network_keeps_files_and_says_so_in_a_line(
+    failing, tmp_path, wandb, capsys, monkeypatch
+):
+    init = wandb.init
+    if failing == "login":
+        wandb.login = lambda **options: bool(options["prompt"])
+    else:
+        wandb.init = lambda **options: fail(**options) and init(**options)
+    with start_recording(tmp_path, {}, Logger("wandb", "online")) as recorder:
+        recorder.writer.write("walk", 1, {"loss": 0.5})
+    (options,) = wandb.begun
+    assert options["mode"] == "offline" and wandb.run.exit_codes == [0]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert {"login": "not logged in", "network": "no such host"}[failing] in line
+    assert "logger.mode=offline" in line and f"wandb sync {tmp_path}/wandb/" in line
+
+
+def test_an_error_of_an_offline_run_is_not_hidden(tmp_path, wandb):
+    wandb.init = lambda **options: fail(mode="online")
+    with pytest.raises(Error), start_recording(tmp_path, {}, OFFLINE):
+        pass
 
 
 def test_a_run_that_is_gone_on_with_keeps_its_id_and_others_have_others(tmp_path, wandb):
@@ -67,9 +175,9 @@ def test_a_run_that_is_gone_on_with_keeps_its_id_and_others_have_others(tmp_path
         ("b", {"x": 2}),
     ):
         (tmp_path / folder / "config.json").unlink(missing_ok=True)
-        with start_recording(tmp_path / folder, config, Logger("wandb", "offline")):
-            ids.append(wandb.options["id"])
-        assert wandb.options["resume"] == "allow"
+        with start_recording(tmp_path / folder, config, OFFLINE):
+            ids.append(wandb.begun[-1]["id"])
+        assert wandb.begun[-1]["resume"] == "allow"
     assert ids[0] == ids[1] and len(set(ids)) == 3
 
 
@@ -79,11 +187,11 @@ def test_the_library_is_an_artifact_that_says_where_its_skills_come_from(tmp_pat
             assert re.fullmatch(r"[A-Za-z0-9_.-]+", name)
             self.name, self.type, self.metadata = name, type, metadata
 
-        def add_dir(self, path):
+        def add_dir(self, path, **_):
             self.path = path
 
     wandb.Artifact = Artifact
-    with start_recording(tmp_path / "rank=4+1", {}, Logger("wandb", "offline")) as recorder:
+    with start_recording(tmp_path / "rank=4+1", {}, OFFLINE) as recorder:
         recorder.library(library.path)
     (artifact,) = wandb.run.logged
     assert artifact.type == "skill-library" and artifact.path == str(library.path)
@@ -91,37 +199,118 @@ def test_the_library_is_an_artifact_that_says_where_its_skills_come_from(tmp_pat
     assert artifact.metadata["skills"]["walk"]["dataset"] == "number-1"
 
 
+def test_a_network_lost_on_the_way_costs_tables_and_artifacts_but_not_the_run(
+    tmp_path, wandb, library, capsys
+):
+    wandb.Artifact = lambda *_, **__: types.SimpleNamespace(add_dir=lambda *_, **__: None)
+    wandb.run.log_artifact = lambda _: fail(mode="online")
+    log = wandb.run.log
+    wandb.run.log = lambda values: log(values) or (tables(wandb.run) and fail(mode="online"))
+    with start_recording(tmp_path, {}, OFFLINE) as recorder:
+        measure(recorder, "psec", 0, [1.0, 3.0])
+        recorder.library(library.path)
+    assert wandb.run.exit_codes == [0]
+    printed = capsys.readouterr().out
+    assert printed.count("no such host") == 3 and "without results: no such host" in printed
+
+
 def test_a_run_that_fails_is_ended_as_failed(tmp_path, wandb):
     with (
         pytest.raises(ZeroDivisionError),
-        start_recording(tmp_path, {}, Logger(kind="wandb", mode="offline")),
+        start_recording(tmp_path, {}, OFFLINE),
     ):
         raise ZeroDivisionError
     assert wandb.run.exit_codes == [1]
 
 
-def test_offline_the_real_package_keeps_everything_in_the_output_folder(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
+def records(log) -> list:
+    """The records of one of W&B's files: LevelDB's log format, a header of 7 bytes first."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, at, part, found = log.read_bytes(), 7, b"", []
+    while at < len(content):
+        if (left := -at % 32768) and left < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", content, at + 4)
+        part += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            found.append(Record.FromString(part))
+            part = b""
+    return found
+
+
+def kind_of(found: list, kind: str) -> list:
+    return [getattr(record, kind) for record in found if record.WhichOneof("record_type") == kind]
+
+
+@pytest.fixture
+def real(monkeypatch, tmp_path):
+    module = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_CONSOLE", "off")
-    with start_recording(tmp_path, {"seeds": [0]}, Logger("wandb", "offline")) as recorder:
-        for step in (100, 200):
-            recorder.writer.write("skill walk (seed 0)", step, {"loss": 1.5})
-        recorder.text("table.md", "| a |")
-        figures.lines(tmp_path / "S→W.png", {}, "rank")
-        recorder.figure(tmp_path / "S→W.png")
-    wandb.teardown()
-    (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    content = log.read_bytes()
-    assert content.count(b"skill walk (seed 0)/*") == 1
-    assert b"skill walk (seed 0)/loss" in content and b"| a |" in content
-    assert len(list(log.parent.glob("files/media/images/*.png"))) == 1
+    # No login of the user's.
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return module
+
+
+def test_offline_the_real_package_keeps_everything_in_the_output_folder(tmp_path, real, library):
+    out = tmp_path / "run"
+    for seed in range(2):
+        with start_recording(out, {"seeds": [0]}, OFFLINE) as recorder:
+            for step in (100, 200):
+                recorder.writer.write(f"skill walk (seed {seed})", step, {"loss": step / 100})
+            measure(recorder, "psec", seed, [1.0, 3.0])
+            recorder.trace("weights", TRACE, ["reward", "safety"], "PSEC")
+            recorder.text("table.md", "| a |")
+            figures.lines(out / "S→W.png", {}, "rank")
+            recorder.figure(out / "S→W.png")
+            recorder.library(library.path)
+    real.teardown()
+    logs = sorted(out.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(logs) == 2 and len({log.name for log in logs}) == 1
+    found = records(logs[1])
+    (run,) = kind_of(found, "run")
+    assert (run.project, run.run_group, run.display_name) == ("p", "g", "run")
+    assert {item.key: item.value_json for item in run.config.update}["seeds"] == "[0]"
+    defined = {metric.glob_name: metric.step_metric for metric in kind_of(found, "metric")}
+    assert defined["skill_walk_seed_1/*"] == "skill_walk_seed_1/step"
+    rows = [
+        {"/".join(i.nested_key): i.value_json for i in h.item} for h in kind_of(found, "history")
+    ]
+    curve = [row["skill_walk_seed_1/loss"] for row in rows if "skill_walk_seed_1/loss" in row]
+    assert curve == ["1", "2"]
+    assert sum("weights/weight_safety" in row for row in rows) == 2
+    kept = {artifact.name: artifact for artifact in kind_of(found, "artifact")}
+    (stored,) = (artifact for artifact in kept.values() if artifact.type == "skill-library")
+    assert library.fingerprint in stored.metadata
+    paths = [entry.local_path for entry in stored.manifest.contents]
+    assert paths and all(path.startswith(str(library.path)) for path in paths)
+    files = logs[1].parent / "files" / "media"
+    assert len(list(files.glob("images/figures/*.png"))) == 3
+    assert len(list(files.glob("videos/videos/*.gif"))) == 1
+    assert len(list(files.glob("table/*.table.json"))) == 2
+    (end,) = kind_of(found, "exit")
+    assert end.exit_code == 0
+
+
+def test_online_without_a_login_the_real_package_keeps_files(tmp_path, real, capsys):
+    with start_recording(tmp_path / "run", {}, Logger("wandb", "online")) as recorder:
+        recorder.writer.write("walk", 1, {"loss": 0.5})
+    assert "not logged in" in capsys.readouterr().out
+    real.teardown()
+    (log,) = tmp_path.glob("run/wandb/offline-run-*/run-*.wandb")
+    assert len(kind_of(records(log), "history")) == 1
 
 
 def test_without_the_package_one_line_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with (
         pytest.raises(ImportError, match=r"psec-jax\[wandb\]"),
-        start_recording(tmp_path, {}, Logger(kind="wandb", mode="offline")),
+        start_recording(tmp_path, {}, OFFLINE),
     ):
         pass

@@ -65,7 +65,9 @@ def wandb(monkeypatch):
         told.append(("init", (), options))
         return run
 
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    errors = types.SimpleNamespace(Error=Exception)
+    stand_in = types.SimpleNamespace(init=init, Settings=dict, errors=errors)
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
     return told, run
 
 
@@ -75,7 +77,7 @@ def test_weights_and_biases_gets_each_label_against_its_own_step(tmp_path, wandb
         writer.write("walk", 100, {"loss": 0.5})
         writer.write("run", 30, {"loss": 0.7})
         writer.write("walk", 200, {"loss": 0.4})
-        writer.text("table", "| a |")
+        writer.summary("table", "| a |")
     (_, _, options), *_ = told
     assert (options["config"], options["mode"], options["dir"]) == (
         {"rank": 8},
