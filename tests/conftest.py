@@ -34,6 +34,13 @@ settings.register_profile(
 settings.load_profile("quick")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_let_go():
+    """Each compiled program takes some of the 65,530 memory maps that Linux grants a process."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def denoiser():
     return Denoiser(features=16, blocks=1, time_features=8, time_hidden=8, dropout=0.0)
