@@ -62,7 +62,8 @@ def evaluate(
     for name, value in {"episodes": episodes, "parallel": parallel}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value!r}")
-    return joined(_evaluate_all, _Call(policy, environment, episodes, key, parallel))
+    kind = environment, episodes, parallel
+    return joined(_evaluate_together, _Call(policy, environment, episodes, key, parallel), kind)
 
 
 @dataclass(frozen=True)
@@ -74,20 +75,6 @@ class _Call:
     episodes: int
     key: jax.Array
     parallel: int
-
-    @property
-    def kind(self) -> Any:
-        environment = self.environment
-        where = environment if isinstance(environment, str) else id(environment)
-        return where, self.episodes, self.parallel
-
-
-def _evaluate_all(calls: Sequence[_Call]) -> list[Evaluation]:
-    found: list[Any] = [None] * len(calls)
-    for group in groups([call.kind for call in calls]):
-        for index, one in zip(group, _evaluate_together([calls[i] for i in group]), strict=True):
-            found[index] = one
-    return found
 
 
 def _evaluate_together(calls: Sequence[_Call]) -> list[Evaluation]:

@@ -79,6 +79,7 @@ def fit(
     if state is None:
         state = learner.init(init_key, {name: jnp.asarray(a[:1]) for name, a in columns.items()})
     numbers = _Numbers(start, steps, batch_size, chunk, every)
+    widths = {name: array.shape[1:] for name, array in columns.items()}
     one = _Fit(
         learner,
         columns,
@@ -91,7 +92,8 @@ def fit(
         inspect,
         checkpoints,
     )
-    return joined(_fit_all, one)
+    kind = numbers, widths, checkpoints, shapes((learner, state))
+    return joined(_fit_together, one, kind)
 
 
 @dataclass(frozen=True)
@@ -118,23 +120,9 @@ class _Fit:
     inspect: Callable[[int, Any], None] | None
     checkpoints: Checkpoints | None
 
-    @property
-    def kind(self) -> Any:
-        """What fits have in common that can be one program."""
-        widths = {name: array.shape[1:] for name, array in self.columns.items()}
-        return self.numbers, widths, id(self.checkpoints), shapes((self.learner, self.state))
-
-
-def _fit_all(fits: Sequence[_Fit]) -> list[Any]:
-    states: list[Any] = [None] * len(fits)
-    for group in groups([one.kind for one in fits]):
-        for index, state in zip(group, _fit_together([fits[i] for i in group]), strict=True):
-            states[index] = state
-    return states
-
 
 def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
-    """The final state of each of these fits, which are of one kind."""
+    """The final state of each of these fits, which can be one program."""
     numbers, checkpoints = fits[0].numbers, fits[0].checkpoints
     step, steps, every = numbers.start, numbers.steps, numbers.every
     label = " + ".join(one.label for one in fits)
@@ -181,7 +169,8 @@ def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
                 for mean, one in zip(means, fits, strict=True):
                     if one.writer is not None:
                         one.writer.write(one.label, step, mean)
-                if step % every == 0 or step == steps:
+                inspected = any(one.inspect for one in fits)
+                if inspected and (step % every == 0 or step == steps):
                     for learnt, one in zip(unstacked(state, len(fits)), fits, strict=True):
                         if one.inspect is not None:
                             one.inspect(step, layout.returned(learnt))

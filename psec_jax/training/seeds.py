@@ -36,21 +36,25 @@ def side_by_side(run: Callable[[Item], Result], each: Sequence[Item]) -> list[Re
         for lane in lanes:
             lane.go_on()
         while waiting := [lane for lane in lanes if lane.asks is not None]:
-            together = waiting[0].asks[0]
-            asking = [lane for lane in waiting if lane.asks[0] is together]
-            answers = together([lane.asks[1] for lane in asking])
-            for lane, answer in zip(asking, answers, strict=True):
-                lane.go_on(answer)
+            answers: dict[int, Any] = {}
+            for group in groups([lane.asks[:2] for lane in waiting]):
+                together = waiting[group[0]].asks[0]
+                found = together([waiting[i].asks[2] for i in group])
+                answers |= zip(group, found, strict=True)
+            for index, lane in enumerate(waiting):
+                lane.go_on(answers[index])
     finally:
         for lane in lanes:
             lane.throw()
     return [lane.result for lane in lanes]
 
 
-def joined(together: Callable[[list[Call]], list[Result]], call: Call) -> Result:
-    """``together([call])[0]``; within ``side_by_side`` the calls of all come in one list."""
+def joined(together: Callable[[list[Call]], list[Result]], call: Call, kind: Any = None) -> Result:
+    """``together([call])[0]``; within ``side_by_side``, calls of equal ``kind`` at once."""
     here = getcurrent()
-    return here.parent.switch((together, call)) if isinstance(here, _Lane) else together([call])[0]
+    if isinstance(here, _Lane):
+        return here.parent.switch((together, kind, call))
+    return together([call])[0]
 
 
 class _Lane(greenlet):
@@ -59,7 +63,7 @@ class _Lane(greenlet):
     All lanes are in one thread, so what one of them locks does not shut out the others.
     """
 
-    asks: tuple[Callable, Any] | None = None
+    asks: tuple[Callable, Any, Any] | None = None
     result: Any = None
 
     def go_on(self, *answer: Any) -> None:
@@ -71,7 +75,12 @@ class _Lane(greenlet):
 def shapes(tree: Any) -> Any:
     """What ``stacked`` needs to be equal: the structure, and each leaf's shape and type."""
     leaves, structure = jax.tree.flatten(tree)
-    return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+    # JAX calls two dataclasses' structures equal where their fields are; their hashes differ.
+    return (
+        structure,
+        hash(structure),
+        [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves],
+    )
 
 
 def groups(

@@ -11,6 +11,7 @@ from psec_jax.data.behaviour import BehaviourPolicy
 from psec_jax.data.registry import local_datasets
 from psec_jax.evaluation import trace_weights
 from psec_jax.networks import ContextNetwork, GaussianActor
+from psec_jax.training.seeds import side_by_side
 
 KEY = jax.random.key(8)
 
@@ -95,6 +96,26 @@ def test_returns_are_the_sums_of_rewards_until_each_episode_ends(log, episodes, 
     np.testing.assert_array_equal(result.lengths, [seed % 7 + 1 for seed in used])
     assert len(set(used)) == episodes
     assert log["closed"] == size
+
+
+@pytest.mark.parametrize(("episodes", "parallel"), [(3, 50), (5, 2), (4, 9)])
+def test_policies_evaluated_side_by_side_are_each_evaluated_as_alone(log, episodes, parallel):
+    """Noise of two kinds, which do not stack, and keys of their own."""
+
+    def one(item):
+        policy, key = item
+        return evaluate(policy, "short", episodes=episodes, key=key, parallel=parallel)
+
+    policies = (Noise(), Still(), Noise(), Noise())
+    items = list(zip(policies, jax.random.split(KEY, 4), strict=True))
+    together = side_by_side(one, items)
+    (size,) = log["sizes"]
+    assert size <= parallel
+    for item, found in zip(items, together, strict=True):
+        log["actions"].clear()
+        expected = one(item)
+        np.testing.assert_allclose(found.returns, expected.returns, rtol=1e-6)
+        np.testing.assert_array_equal(found.lengths, expected.lengths)
 
 
 def test_the_mean_and_deviation_are_those_of_the_returns(log):

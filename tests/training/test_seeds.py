@@ -6,6 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from flax import struct
 
 import psec_jax as psec
 from psec_jax.errors import Diverged
@@ -253,3 +254,20 @@ def test_stacked_trees_come_apart_again():
 def test_groups_are_of_equal_shapes():
     trees = [{"a": np.zeros(2)}, {"a": np.ones(2)}, {"a": np.ones(3)}, {"b": np.ones(2)}]
     assert groups([shapes(tree) for tree in trees]) == [[0, 1], [2], [3]]
+
+
+def test_trees_of_different_classes_are_not_alike():
+    """JAX calls their structures equal where their fields are."""
+
+    @struct.dataclass
+    class One:
+        value: jax.Array
+
+    @struct.dataclass
+    class Other:
+        value: jax.Array
+
+    one, other = One(np.zeros(2)), Other(np.zeros(2))
+    assert shapes(one) == shapes(One(np.ones(2)))
+    assert shapes(one) != shapes(other)
+    assert groups([shapes(one), shapes(other), shapes(one)]) == [[0, 2], [1]]
