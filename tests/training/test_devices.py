@@ -35,8 +35,23 @@ ends = np.arange(60) % 20 == 19
 data = psec.TransitionDataset(
     observations, np.tanh(observations[:, :2]), random.normal(size=60), ends, np.zeros(60, bool)
 )
+seeds = int(sys.argv[4])
 backbone = psec.DiffusionBackbone(2, Denoiser(16, 1, time_features=8, time_hidden=8, dropout=0.0))
 options = {"batch_size": batch, "chunk": 5, "checkpoints": Checkpoints(folder)}
+if seeds > 1:
+
+    def learn(seed):
+        key = jax.random.key(seed)
+        own = {**options, "label": f"base {seed}"}
+        return psec.pretrain(data, steps=10, key=key, backbone=backbone, **own).params
+
+    learnt = psec.side_by_side(learn, range(seeds))
+    print("devices", used, dict(Layout.of(seeds, batch).mesh.shape))
+    used.clear()
+    alone = [learn(seed) for seed in range(seeds)]
+    for one, other in zip(jax.tree.leaves(learnt), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-5)
+    raise SystemExit
 keys = jax.random.split(jax.random.key(0), 3)
 base = psec.pretrain(data, steps=10, key=keys[0], backbone=backbone, label="base", **options)
 library = psec.SkillLibrary.create(folder + "/library", base)
@@ -55,19 +70,24 @@ np.savez(folder + "/acted.npz", np.asarray(acted))
 """
 
 
-def run(folder, count, batch):
+def start(folder, count, batch, seeds=1):
     folder.mkdir()
     flags = f"--xla_force_host_platform_device_count={count}"
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(count), str(batch), str(folder)],
+        [sys.executable, "-c", PROGRAM, str(count), str(batch), str(folder), str(seeds)],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+def run(folder, count, batch):
+    words = start(folder, count, batch)
     learnt, acted = (np.load(folder / f"{name}.npz") for name in ("learnt", "acted"))
     arrays = [file[name] for file in (learnt, acted) for name in file.files]
-    return done.stdout.strip().splitlines()[-1], arrays
+    return words, arrays
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +107,13 @@ def test_eight_devices_learn_and_act_as_one_does(alone, tmp_path):
 def test_a_batch_goes_to_as_many_devices_as_divide_it(tmp_path):
     words, _ = run(tmp_path / "run", 8, 15)
     assert words == "devices {5} 5"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "batch", "shape"),
+    [(2, 16, {"seed": 2, "batch": 4}), (8, 15, {"seed": 8, "batch": 1})],
+)
+def test_seeds_are_shared_out_first_and_learn_what_each_learns_alone(
+    tmp_path, seeds, batch, shape
+):
+    assert start(tmp_path / "run", 8, batch, seeds) == f"devices {{8}} {shape}"
