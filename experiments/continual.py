@@ -21,7 +21,7 @@ from experiments.config import Chain, ConfigError, Continual
 from experiments.launching import launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
-from experiments.stages import each_seed, library_of
+from experiments.stages import each_seed, keep, library_of
 from psec_jax.evaluation import trace_weights
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
@@ -154,9 +154,7 @@ def run_seed(
                 **config.skill.options(),
                 **fitting(f"{parts} skill {task}", curve(parts, task, partial(alone, base))),
             )
-            if (name := skill_name(task, parts)) not in library.names():
-                dataset = chain.tasks[task].dataset
-                library.add(name, skill, dataset=dataset, seed=seed)
+            keep(library, skill_name(task, parts), skill, chain.tasks[task].dataset, seed)
 
     # Composition on the target's data, and evaluation, column by column.
     evaluations: dict[tuple[str, str], psec.Evaluation] = {}

@@ -22,7 +22,7 @@ from experiments.config import ConfigError, DynamicsShift, Stage
 from experiments.launching import launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
-from experiments.stages import Stages, each_seed, library_of
+from experiments.stages import Stages, each_seed, keep, library_of
 from psec_jax.backbones import Backbone
 from psec_jax.evaluation import scores
 from psec_jax.report import figures, published
@@ -64,7 +64,7 @@ class Seed(Stages):
         options = {"adapter": adapter, **self.config.skill.options()}
         for shift, data in list(self.sources.items())[1:]:
             learnt = psec.learn_skill(base, data, **options, **self.fitting(f"skill {shift}"))
-            self._add(shift, learnt, self.config.robot.shifts[shift])
+            keep(self.library, shift, learnt, self.config.robot.shifts[shift], self.seed)
         skills, critics = psec.learn_skills(
             base,
             self.target,
@@ -73,12 +73,9 @@ class Seed(Stages):
             **self.criticising(self.target),
             **self.fitting("skill target"),
         )
-        self._add("target", skills["target"], self.config.target.dataset)
+        dataset = self.config.target.dataset
+        keep(self.library, "target", skills["target"], dataset, self.seed)
         return critics
-
-    def _add(self, name: str, learnt: psec.Skill, dataset: str) -> None:
-        if name not in self.library.names():
-            self.library.add(name, learnt, dataset=dataset, seed=self.seed)
 
     def clone(self, label: str, data: psec.TransitionDataset, stage: Stage) -> psec.Policy:
         """Behaviour cloning into a fresh policy."""

@@ -23,7 +23,7 @@ from experiments.config import ConfigError, MultiObjective
 from experiments.launching import launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
-from experiments.stages import Stages, each_seed, library_of
+from experiments.stages import Stages, each_seed, keep, library_of
 from psec_jax.data.registry import local_datasets
 from psec_jax.data.selection import safe_and_rewarding
 from psec_jax.envs import known_ids
@@ -82,9 +82,7 @@ class Seed(Stages):
             **self.fitting("skills"),
         )
         for name, learnt in skills.items():
-            if name not in self.library.names():
-                dataset = dataset_name(self.config)
-                self.library.add(name, learnt, dataset=dataset, seed=self.seed)
+            keep(self.library, name, learnt, dataset_name(self.config), self.seed)
         return critics
 
     def clone(self, label: str, data: psec.TransitionDataset, stage) -> psec.Policy:

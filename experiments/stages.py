@@ -9,7 +9,7 @@ import jax
 
 from experiments.config import Setting
 from experiments.recording import Recorder
-from psec_jax import Policy, SkillLibrary
+from psec_jax import Policy, Skill, SkillLibrary
 from psec_jax.training.seeds import named_key, side_by_side
 
 
@@ -31,6 +31,12 @@ def each_seed(
 def library_of(base: Policy, path: Path) -> SkillLibrary:
     """The library at ``path``, begun around ``base`` where there is none."""
     return SkillLibrary.open(path) if path.exists() else SkillLibrary.create(path, base)
+
+
+def keep(library: SkillLibrary, name: str, skill: Skill, dataset: str, seed: int) -> None:
+    """Put ``skill`` into the library, unless an interrupted run did."""
+    if name not in library.names():
+        library.add(name, skill, dataset=dataset, seed=seed)
 
 
 @dataclass(frozen=True)
