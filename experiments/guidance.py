@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from psec_jax import AdvantageWeights, Optimisation, Return, TransitionDataset
-from psec_jax.learners import DiscountedCost, Feasibility, FeasibleWeights
+from psec_jax.learners import DiscountedCost, Feasibility, FeasibleWeights, FisorWeights
 from psec_jax.learners.guided import Weigh
 from psec_jax.learners.objectives import Objective
 from psec_jax.storage import check_name
@@ -88,9 +88,26 @@ class SkillPlan:
 
 
 @dataclass
+class FisorPlan:
+    """How FISOR weighs samples in feasible states, and in others."""
+
+    temperature: float = MISSING
+    safety_temperature: float = MISSING
+    clip: float = MISSING
+
+    def build(self) -> FisorWeights:
+        return FisorWeights(
+            temperature=self.temperature,
+            safety_temperature=self.safety_temperature,
+            clip=self.clip,
+        )
+
+
+@dataclass
 class Objectives:
     critics: dict[str, CriticPlan] = field(default_factory=dict)
     skills: dict[str, SkillPlan] = field(default_factory=dict)
+    fisor: FisorPlan = field(default_factory=FisorPlan)
     discount: float = MISSING
     expectile: float = MISSING
     learning_rate: float = MISSING
@@ -111,6 +128,7 @@ class Objectives:
     def check(self) -> None:
         """Refuse critics and skills that cannot be learnt."""
         self.options()
+        self.fisor.build()
         _check_expectile("objectives", self.expectile, self.candidates)
         if not self.skills:
             raise ValueError("objectives.skills needs at least one entry")

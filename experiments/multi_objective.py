@@ -28,7 +28,6 @@ from psec_jax.data.registry import local_datasets
 from psec_jax.data.selection import safe_and_rewarding
 from psec_jax.envs import known_ids
 from psec_jax.evaluation import scores, trace_weights
-from psec_jax.learners import FisorWeights
 from psec_jax.report import figures, published, results
 from psec_jax.report.results import Measurement
 from psec_jax.report.tables import Cells, safety_table
@@ -112,7 +111,7 @@ def fisor(run: Seed) -> Any:
     policy, critics = psec.improve(
         psec.Policy.create(backbone, statistics, run.key("create fisor")),
         run.data,
-        weigh=FisorWeights(),
+        weigh=run.config.objectives.fisor.build(),
         **run.config.scratch.options(),
         **run.config.objectives.options(run.data),
         **run.fitting("fisor"),

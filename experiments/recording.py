@@ -105,7 +105,8 @@ class Recorder:
     def trace(self, name: str, trace: Trace, skills: Sequence[str], title: str) -> None:
         """Weights over an episode, as ``<name>.csv`` and ``<name>.png``, and its pictures as
         ``<name>_strip.png`` and ``<name>.gif``."""
-        header = ",".join(["step", *skills, "reward", "cost"])
+        names = [*(f"weight_{skill}" for skill in skills), "reward", "cost"]
+        header = ",".join(["step", *names])
         steps = np.arange(len(trace.rewards))
         table = np.column_stack([steps, trace.weights, trace.rewards, trace.costs])
         np.savetxt(
@@ -123,7 +124,6 @@ class Recorder:
             if self._wandb is not None:
                 self._wandb.video(path.stem, path)
         if self._wandb is not None:
-            names = [*(f"weight_{skill}" for skill in skills), "reward", "cost"]
             for step, *values in table.tolist():
                 self._wandb.write(name, int(step), dict(zip(names, values, strict=True)))
 

@@ -88,7 +88,7 @@ def test_the_library_that_a_run_leaves_can_be_used_again(finished):
 def test_weights_over_an_episode_are_written_as_numbers(finished):
     out, _ = finished
     lines = (out / "weights_S_W_to_R.csv").read_text().splitlines()
-    assert lines[0] == "step,walk,run,reward,cost"
+    assert lines[0] == "step,weight_walk,weight_run,reward,cost"
     assert len(lines) == 1001
 
 

@@ -103,7 +103,11 @@ def test_a_third_objective_needs_words_only(finished):
     library = psec.SkillLibrary.open(out / "seed_2" / "library")
     assert library.names() == ("frugal", "reward", "safety")
     assert "critic='energy'" in library.get("frugal").provenance["weights"]
-    assert (out / "weights.csv").read_text().startswith("step,reward,safety,frugal,reward,cost\n")
+    assert (
+        (out / "weights.csv")
+        .read_text()
+        .startswith("step,weight_reward,weight_safety,weight_frugal,reward,cost\n")
+    )
 
 
 def test_the_context_networks_data_are_chosen_and_counted(finished):
@@ -155,6 +159,7 @@ def test_data_are_named_by_task_and_source(words, name):
         (["objectives.acting=speed"], "is no critic"),
         (["objectives.skills.reward.critic=speed"], "weighed by critic 'speed'"),
         (["objectives.skills.reward.weights=speed"], "weights 'speed' are unknown"),
+        (["objectives.fisor.temperature=0"], "temperature"),
         (["objectives.critics.return.objective=speed"], "objective 'speed' is unknown"),
         (["objectives.critics.feasibility.safe=1"], "feasibility needs safe < 0 < unsafe"),
         (["objectives.expectile=0"], "objectives.expectile must be in"),
