@@ -72,7 +72,7 @@ np.savez(folder + "/acted.npz", np.asarray(acted))
 
 def start(folder, count, batch, seeds=1):
     folder.mkdir()
-    flags = f"--xla_force_host_platform_device_count={count}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(count), str(batch), str(folder), str(seeds)],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
