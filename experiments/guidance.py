@@ -1,12 +1,20 @@
 """How critics are learnt, and what they guide: the part of the schema about offline RL."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
 from psec_jax import AdvantageWeights, Optimisation, Return, TransitionDataset
-from psec_jax.learners import DiscountedCost, Feasibility, FeasibleWeights, FisorWeights
+from psec_jax.learners import (
+    Critics,
+    DiscountedCost,
+    Feasibility,
+    FeasibleFirst,
+    FeasibleWeights,
+    FisorWeights,
+)
 from psec_jax.learners.guided import Weigh
 from psec_jax.learners.objectives import Objective
 from psec_jax.storage import check_name
@@ -114,6 +122,7 @@ class Objectives:
     target_rate: float = MISSING
     acting: str = MISSING
     candidates: int = MISSING
+    among_feasible: str | None = None
 
     def options(self, data: TransitionDataset | None = None) -> dict[str, Any]:
         """The keyword arguments of a verb that learns critics."""
@@ -124,6 +133,13 @@ class Objectives:
             ),
             "expectile": self.expectile,
         }
+
+    def scorer(self, critics: Mapping[str, Critics]) -> Critics | FeasibleFirst:
+        """By what the best of some samples is chosen."""
+        acting = critics[self.acting]
+        if self.among_feasible is None:
+            return acting
+        return FeasibleFirst(acting, critics[self.among_feasible])
 
     def check(self) -> None:
         """Refuse critics and skills that cannot be learnt."""
@@ -140,10 +156,19 @@ class Objectives:
                     f"objectives.skills.{name} is weighed by critic {plan.critic!r}, but there "
                     f"are {list(self.critics)}"
                 )
-        if self.acting not in self.critics:
+        chosen_by = {"acting": self.acting}
+        if self.among_feasible is not None:
+            chosen_by["among_feasible"] = self.among_feasible
+        for key, critic in chosen_by.items():
+            if critic not in self.critics:
+                raise ValueError(
+                    f"objectives.{key} {critic!r} is no critic; expected one of "
+                    f"{list(self.critics)}"
+                )
+        if len(chosen_by) > 1 and self.critics[self.acting].objective != "feasibility":
             raise ValueError(
-                f"objectives.acting {self.acting!r} is no critic; expected one of "
-                f"{list(self.critics)}"
+                f"objectives.among_feasible needs acting by a critic of feasibility, not "
+                f"{self.acting!r}"
             )
 
 

@@ -90,8 +90,10 @@ class Seed(Stages):
 
     def choosing(self, policy: Any, critics: Mapping[str, psec.Critics]) -> Any:
         """``policy`` acting by the best of some samples."""
-        acting, candidates = self.config.objectives.acting, self.config.objectives.candidates
-        return policy if candidates == 1 else psec.BestOf(policy, critics[acting], candidates)
+        objectives = self.config.objectives
+        if objectives.candidates == 1:
+            return policy
+        return psec.BestOf(policy, objectives.scorer(critics), objectives.candidates)
 
 
 def bc(run: Seed) -> Any:

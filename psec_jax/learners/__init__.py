@@ -1,7 +1,7 @@
 """Learners: pure functions from data to parameters, one optimisation step at a time."""
 
 from psec_jax.learners.context import ContextLearner
-from psec_jax.learners.critics import CriticLearner, Critics
+from psec_jax.learners.critics import CriticLearner, Critics, FeasibleFirst
 from psec_jax.learners.guided import (
     AdvantageWeights,
     FeasibleWeights,
@@ -21,6 +21,7 @@ __all__ = [
     "Critics",
     "DiscountedCost",
     "Feasibility",
+    "FeasibleFirst",
     "FeasibleWeights",
     "FisorWeights",
     "Frozen",

@@ -75,6 +75,21 @@ class Critics:
 
 
 @struct.dataclass
+class FeasibleFirst:
+    """A scorer for best-of-N acting: of the feasible actions, Q_h(s, a) < 0, the best by
+    ``among``; where none is feasible, the one with the least Q_h."""
+
+    safety: Critics
+    among: Critics
+
+    def __call__(self, observations: Observations, actions: Actions) -> Float[Array, "batch"]:
+        margin = self.safety(observations, actions)
+        # Into (0, 2), above whatever is not feasible, in the order of ``among``.
+        preferred = 1 + jax.nn.soft_sign(self.among(observations, actions))
+        return jnp.where(margin > 0, preferred, jnp.minimum(margin, 0.0))
+
+
+@struct.dataclass
 class CriticState:
     value: TrainState
     # The average of its parameters is the target network.

@@ -19,7 +19,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from psec_jax import BestOf, GaussianBackbone, Optimisation, Policy, Statistics
-from psec_jax.learners import CriticLearner, Critics, DiscountedCost, Feasibility, Return
+from psec_jax.learners import (
+    CriticLearner,
+    Critics,
+    DiscountedCost,
+    Feasibility,
+    FeasibleFirst,
+    Return,
+)
 from psec_jax.learners.critics import expectile_loss
 from psec_jax.learners.optimisation import TrainState
 from psec_jax.networks import Critic, GaussianActor
@@ -375,6 +382,25 @@ def test_the_best_of_many_actions_is_the_one_that_critics_prefer(statistics, obs
     best = BestOf(policy, critics, 16).act(KEY, observations)
     expected = sums.max(axis=0) if better else sums.min(axis=0)
     np.testing.assert_allclose(best.sum(axis=-1), expected, atol=1e-5)
+
+
+scores = arrays.arrays(np.float32, 12, elements=st.floats(-30, 30, width=16))
+
+
+@given(scores, scores)
+def test_among_feasible_actions_the_other_critic_chooses_and_else_the_most_feasible(safety, among):
+    """An action here is its own number, by which the stand-ins for critics know its score."""
+    numbers = jnp.arange(12)
+    found = FeasibleFirst(lambda _, a: safety[a], lambda _, a: among[a])(numbers, numbers)
+    feasible = np.flatnonzero(safety > 0)
+    best = np.argmax(found)
+    if len(feasible):
+        assert best in feasible and among[best] == among[feasible].max()
+    else:
+        assert safety[best] == safety.max()
+    ranks = [(s > 0, a if s > 0 else s) for s, a in zip(safety, among, strict=True)]
+    in_order = sorted(range(12), key=ranks.__getitem__)
+    assert (np.diff(np.asarray(found)[in_order]) >= 0).all()
 
 
 # One update
