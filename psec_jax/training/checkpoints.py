@@ -3,7 +3,7 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,12 +96,14 @@ class Track:
         self._saved = step
         return step, saved["state"]
 
-    def keep(self, step: int, state: Any, last: bool) -> None:
-        """Save where it is time to; raises ``Interrupted`` where the training shall stop."""
+    def keep(self, step: int, state: Any, last: bool, after: Callable[[], None]) -> None:
+        """Save where it is time to, ``after()`` what must not be lost has been done; raises
+        ``Interrupted`` where the training shall stop."""
         import orbax.checkpoint as ocp
 
         stopping = self._checkpoints.stopping
         if last or stopping or step - self._saved >= self._checkpoints.every:
+            after()
             # The next chunk reuses the state's memory while this is still being written.
             copy = jax.tree.map(jnp.copy, state)
             with _explained(self._folder):

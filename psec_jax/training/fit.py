@@ -12,6 +12,7 @@ import numpy as np
 
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.errors import Diverged
+from psec_jax.training.beside import Beside
 from psec_jax.training.checkpoints import Checkpoints
 from psec_jax.training.devices import Layout
 from psec_jax.training.metrics import Writer
@@ -58,9 +59,10 @@ def fit(
     ``writer`` and the progress bar under ``label``. Update i uses the key ``fold_in(key, i)``, so
     training 0…n in one call equals 0…m and then, with ``state`` and ``start=m``, m…n.
 
-    After ``every`` updates, and the last, ``inspect(step, state)`` is called. With ``checkpoints``
-    the states of this ``label`` are saved there, and learning goes on after the last of them: the
-    result is the same as if it had never stopped.
+    After ``every`` updates, and the last, ``inspect(step, state)`` is called in a thread beside
+    the training, one call at a time, and has returned before a later state is saved. With
+    ``checkpoints`` the states of this ``label`` are saved there, and learning goes on after the
+    last of them: the result is the same as if it had never stopped.
 
     Within ``side_by_side``, fits that differ in their numbers only are one program, ``vmap`` of
     the same update, and are saved as one.
@@ -144,7 +146,8 @@ def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
         arrays, ranges = _pooled([one.columns for one in fits])
         learner, state, key, ranges = layout.by_seed((learner, state, key, ranges))
         arrays = layout.everywhere(arrays)
-        with Progress(_short(fits), steps, step, shown=fits[0].progress) as bar:
+        shown = Progress(_short(fits), steps, step, shown=fits[0].progress)
+        with shown as bar, Beside() as beside:
             while step < steps:
                 length = min(numbers.chunk, steps - step, every - step % every)
                 state, metrics = _run_chunk(
@@ -169,13 +172,12 @@ def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
                 for mean, one in zip(means, fits, strict=True):
                     if one.writer is not None:
                         one.writer.write(one.label, step, mean)
-                inspected = any(one.inspect for one in fits)
-                if inspected and (step % every == 0 or step == steps):
+                if step % every == 0 or step == steps:
                     for learnt, one in zip(unstacked(state, len(fits)), fits, strict=True):
                         if one.inspect is not None:
-                            one.inspect(step, layout.returned(learnt))
+                            beside(one.inspect, step, layout.returned(learnt))
                 if track is not None:
-                    track.keep(step, state, last=step == steps)
+                    track.keep(step, state, last=step == steps, after=beside.wait)
     return [layout.returned(learnt) for learnt in unstacked(state, len(fits))]
 
 
