@@ -1,0 +1,117 @@
+"""What a fit will need is counted without computing, and is what a process of its own takes."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from psec_jax import Adapter, Optimisation
+from psec_jax.learners import PolicyLearner, SkillLearner
+from psec_jax.training.memory import predicted_memory
+
+PROGRAM = """
+import re
+import jax, numpy as np
+import psec_jax as psec
+from psec_jax.learners import PolicyLearner
+from psec_jax.networks import Denoiser
+from psec_jax.policies import Policy
+from psec_jax.training import fit, side_by_side
+from psec_jax.training.memory import predicted_memory
+
+
+def peak():
+    status = open("/proc/self/status").read()
+    return 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", status)[1])
+
+
+def learner(features, seed):
+    backbone = psec.DiffusionBackbone(2, Denoiser(features, blocks=2))
+    policy = Policy.create(backbone, psec.Statistics.identity(5), jax.random.key(seed))
+    return PolicyLearner(policy, psec.Optimisation(steps=2))
+
+
+random = np.random.default_rng(0)
+observations = random.random((2000, 5), np.float32)
+ends = np.arange(2000) % 20 == 19
+data = psec.TransitionDataset(
+    observations, observations[:, :2] / 2, observations[:, 0], ends, np.zeros(2000, bool)
+)
+
+
+def train(features):
+    def run(seed):
+        key = jax.random.key(seed)
+        return fit(learner(features, seed), data, steps=2, batch_size=256, key=key)
+
+    side_by_side(run, range(2))
+
+
+train(8)
+before = peak()
+counted = predicted_memory(learner(512, 0), data.arrays(), batch_size=256, seeds=2, chunk=2)
+train(512)
+print(before, counted.shared_peak, peak())
+"""
+
+
+def phases(learner, dataset, **options):
+    memory = predicted_memory(
+        learner, dataset.arrays(), **{"batch_size": 4, "chunk": 2, **options}
+    )
+    return memory.device
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_a_fit_takes_what_was_predicted_within_a_fifth():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, counted, peak = map(int, done.stdout.split())
+    assert counted > before / 2
+    assert before + counted == pytest.approx(peak, rel=0.2)
+
+
+def test_a_state_is_four_copies_of_what_is_learnt_for_each_seed(diffusion, dataset):
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(diffusion.params))
+    learner = PolicyLearner(diffusion, Optimisation(steps=2))
+    one, three = (phases(learner, dataset, seeds=seeds)["updates"]["state"] for seeds in (1, 3))
+    assert three == 3 * one
+    assert one == pytest.approx(4 * size, abs=16)
+
+
+def test_a_first_state_counts_only_what_the_learner_does_not_hold_already(diffusion, dataset):
+    whole = phases(PolicyLearner(diffusion, Optimisation(steps=2)), dataset)["updates"]
+    assert whole["their first states"] == pytest.approx(whole["state"] / 2, abs=16)
+    skill = phases(SkillLearner(diffusion, Adapter(rank=2), Optimisation(steps=2)), dataset)
+    deltas = skill["updates"]
+    assert deltas["their first states"] == pytest.approx(3 / 4 * deltas["state"], abs=16)
+
+
+def test_data_and_learner_may_be_shapes_and_rows_cost_what_they_are(diffusion, dataset):
+    learner = PolicyLearner(diffusion, Optimisation(steps=2))
+    shapes = jax.eval_shape(lambda: learner)
+    arrays = {
+        name: jax.ShapeDtypeStruct((10**9, *array.shape[1:]), array.dtype)
+        for name, array in dataset.arrays().items()
+    }
+    found = predicted_memory(shapes, arrays, batch_size=4, chunk=2)
+    row = 4 * (dataset.observation_size + dataset.action_size)
+    assert found.device["updates"]["data"] == 10**9 * row
+    assert found.host["updates"]["dataset"] > 10**9 * row
+    assert found.device_peak > 10**9 * row
+
+
+def test_a_state_that_is_being_saved_is_one_more(diffusion, dataset):
+    learner = PolicyLearner(diffusion, Optimisation(steps=2))
+    saved = phases(learner, dataset, checkpoints=True)["updates"]
+    bare = phases(learner, dataset)["updates"]
+    assert sum(saved.values()) - sum(bare.values()) == bare["state"]
+
+
+def test_a_larger_batch_takes_more_for_its_activations(diffusion, dataset):
+    learner = PolicyLearner(diffusion, Optimisation(steps=2))
+    small, large = (phases(learner, dataset, batch_size=b)["updates"] for b in (64, 1024))
+    activations = (1024 - 64) * np.float32().itemsize * diffusion.backbone.network.features
+    assert large["program"] - small["program"] > activations
