@@ -15,6 +15,7 @@ from experiments.recording import start_recording
 from experiments.signals import saving_at_signals
 from experiments.status import Status
 from psec_jax.data.registry import home
+from psec_jax.errors import DiskFull
 from psec_jax.training import Interrupted
 
 
@@ -23,7 +24,7 @@ def launch(config: DictConfig, schema: type, check: Callable, run: Callable) -> 
 
     A folder that holds an interrupted run is gone on with, and one that is finished is only shown.
     What the user can mend ends it in one line: a configuration that cannot be run, a folder of
-    another one, a missing package.
+    another one, a missing package, a full disk.
     """
     out = Path(HydraConfig.get().runtime.output_dir)
     keep_compiled_programs()
@@ -43,7 +44,7 @@ def launch(config: DictConfig, schema: type, check: Callable, run: Callable) -> 
                 for library in sorted(out.glob("seed_*/library")):
                     recorder.library(library)
                 recorder.checkpoints.clear()
-    except (ConfigError, ImportError) as error:
+    except (ConfigError, ImportError, DiskFull) as error:
         sys.exit(f"error: {error}")
     except Interrupted:
         words = shlex.join(HydraConfig.get().overrides.task)

@@ -16,5 +16,9 @@ class BrokenFile(ValueError):
     """A file is not what its name says: truncated, garbage, or of another layout."""
 
 
+class DiskFull(OSError):
+    """Something could not be saved for want of room; what was saved before is whole."""
+
+
 class Diverged(FloatingPointError):
     """A loss stopped being finite."""

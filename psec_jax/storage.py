@@ -3,6 +3,7 @@
 Nothing here unpickles, and no name that comes from a file or a user becomes a path unchecked.
 """
 
+import errno
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from psec_jax.errors import BrokenFile
+from psec_jax.errors import BrokenFile, DiskFull
 
 _METADATA = "facts"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -43,9 +44,10 @@ def new_folder(target: Path) -> Iterator[Path]:
     with writing_beside(target):
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
     try:
-        yield temporary
-        temporary.chmod(0o755)
-        move_folder(temporary, target)
+        with saving(target):
+            yield temporary
+            temporary.chmod(0o755)
+            move_folder(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -76,11 +78,26 @@ def new_file(target: Path) -> Iterator[Path]:
         os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, target)
+        with saving(target):
+            yield temporary
+            temporary.chmod(0o644)
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def saving(target: Path) -> Iterator[None]:
+    """Raises ``DiskFull`` where there is no room for ``target``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            f"cannot save {target} ({error.strerror}); what was saved before is whole: make room "
+            "and start again"
+        ) from error
 
 
 @contextmanager
@@ -135,7 +152,8 @@ def write_tensors(
     """
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     facts = {_METADATA: json.dumps(metadata, sort_keys=True)} if metadata else None
-    safetensors.numpy.save_file(arrays, path, metadata=facts)
+    # Not save_file, whose errors are no OSError where the disk is full.
+    path.write_bytes(safetensors.numpy.save(arrays, facts))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

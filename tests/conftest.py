@@ -1,6 +1,8 @@
 """Tiny policies, data and skills; none of them is changed by any test."""
 
 import os
+import shutil
+import subprocess
 
 # Most of the tests' time is compiling tiny programs, which is thrice as fast without optimising
 # them; JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the programs as users run them.
@@ -137,6 +139,29 @@ def library(tmp_path, diffusion, make_skill):
     library.add("walk", make_skill(diffusion, 1, rank=3))
     library.add("run", make_skill(diffusion, 2, kind="full", targets="(in|out)"))
     return library
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """``small_disk(megabytes)``: a disk of its own, and ``leave(bytes)``, which fills it up to
+    them."""
+    disk = tmp_path / "disk"
+
+    def make(megabytes: int):
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(disk)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("only root can make a small disk")
+
+        def leave(room: int) -> None:
+            (disk / "filler").unlink(missing_ok=True)
+            (disk / "filler").write_bytes(b"0" * (shutil.disk_usage(disk).free - room))
+
+        return disk, leave
+
+    yield make
+    if disk.is_mount():
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.fixture(scope="session")

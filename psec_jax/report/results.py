@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from psec_jax import storage
 from psec_jax.errors import BrokenFile
 from psec_jax.evaluation.statistics import Summary, summarise
 
@@ -27,7 +28,7 @@ class Measurement:
 
 
 def append(path: Path, row: Measurement) -> None:
-    with path.open("a", encoding="utf-8") as file:
+    with storage.saving(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
 
 

@@ -33,8 +33,9 @@ class JsonLines:
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, label: str, step: int, metrics: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps({"label": label, "step": step, **metrics}) + "\n")
-        self._file.flush()
+        with storage.saving(self.path):
+            self._file.write(json.dumps({"label": label, "step": step, **metrics}) + "\n")
+            self._file.flush()
 
     def rewind(self, label: str, step: int) -> None:
         kept = []
@@ -48,7 +49,8 @@ class JsonLines:
         self._file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:
-        self._file.close()
+        with storage.saving(self.path):
+            self._file.close()
 
     def __enter__(self) -> "JsonLines":
         return self

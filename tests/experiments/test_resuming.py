@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments.config import Continual, parse
-from experiments.continual import run
+from experiments import continual, dynamics_shift
+from experiments.config import Continual, DynamicsShift, parse
 from experiments.recording import Recorder
 from experiments.status import Status
 from experiments.sweep_status import states
@@ -20,6 +20,10 @@ from experiments.sweeping import job_folder
 from psec_jax.training import Checkpoints, Interrupted
 
 ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "continual": (continual, Continual, ("chain=walker_walk", "evaluation.curve_every=10")),
+    "dynamics_shift": (dynamics_shift, DynamicsShift, ("critics.candidates=2",)),
+}
 SMALL = ("scale=smoke", "chain=walker_walk", "evaluation.episodes=1", "progress=false")
 
 
@@ -29,24 +33,17 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in found}
 
 
-@pytest.fixture(scope="module")
-def config() -> Continual:
-    words = [*SMALL, "methods=[psec]", "evaluation.curve_every=10"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return parse(compose("continual", words), Continual)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("undisturbed")
-    run(config, out, Recorder(out))
-    return contents(out)
-
-
-def test_a_run_stopped_within_each_of_its_stages_comes_to_the_same_end(
-    config, undisturbed, tmp_path, monkeypatch
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_seeds_side_by_side_stopped_within_each_stage_come_to_the_same_end(
+    setting, tmp_path, monkeypatch
 ):
     """Each start is stopped in the first fit that has anything left to learn."""
+    runner, schema, words = SETTINGS[setting]
+    words = ["scale=smoke", "methods=[psec]", "seeds=[0,1]", "evaluation.episodes=1", *words]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = parse(compose(setting, [*words, "progress=false"]), schema)
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    runner.run(config, undisturbed, Recorder(undisturbed))
     stops = []
     whole = Checkpoints.of
 
@@ -58,12 +55,12 @@ def test_a_run_stopped_within_each_of_its_stages_comes_to_the_same_end(
     monkeypatch.setattr(Checkpoints, "of", stopping)
     for _ in range(20):
         try:
-            run(config, tmp_path, Recorder(tmp_path))
+            runner.run(config, stopped, Recorder(stopped))
             break
         except Interrupted:
             continue
-    assert len(set(stops)) == 3
-    assert contents(tmp_path) == undisturbed
+    assert len(set(stops)) == 3 and all("seed 0" in stop and "seed 1" in stop for stop in stops)
+    assert contents(stopped) == contents(undisturbed)
 
 
 def start(*words: str) -> subprocess.Popen:
@@ -110,16 +107,21 @@ def test_a_sweep_that_was_killed_goes_on_with_what_is_not_finished(tmp_path):
     process.communicate()
     before = {name: state for name, (state, _) in states(out).items()}
     assert len(before) == 4 and {"done", "missing"} <= set(before.values())
-    done = [name for name, state in before.items() if state == "done"]
-    written = {name: os.stat(out / name / "results.jsonl").st_mtime_ns for name in done}
+    # A job that is run again says so in its status first.
+    written = {
+        out / name / file: (out / name / file).stat().st_mtime_ns
+        for name, state in before.items()
+        if state == "done"
+        for file in ("status.json", "results.jsonl", "metrics.jsonl", "table.md")
+    }
 
     process = start(*sweep(out))
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert {state for state, _ in states(out).values()} == {"done"}
     assert len(list(out.glob("*/results.jsonl"))) == 4
-    for name, when in written.items():
-        assert os.stat(out / name / "results.jsonl").st_mtime_ns == when
+    for path, when in written.items():
+        assert path.stat().st_mtime_ns == when
     printed = subprocess.run(
         [ROOT / "scripts" / "sweep_status", out],
         env={**os.environ, "PYTHON": sys.executable},
@@ -164,3 +166,18 @@ def test_a_folder_with_a_run_is_refused_where_it_shall_not_be_gone_on_with(tmp_p
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "holds a run already; go on with it (resume=true)" in errors.splitlines()[-1]
+
+
+def test_a_full_disk_ends_a_run_in_one_line(tmp_path, small_disk):
+    disk, leave = small_disk(1)
+    out, rows = tmp_path / "run", disk / "results.jsonl"
+    rows.touch()
+    leave(0)
+    out.mkdir()
+    (out / "results.jsonl").symlink_to(rows)
+    process = start("methods=[zero_shot]", f"hydra.run.dir={out}")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 1
+    said = f"error: cannot save {out}/results.jsonl (No space left on device); what was saved"
+    assert errors.splitlines()[-1].startswith(said)
+    assert Status.read(out).state == "failed"

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psec_jax.errors import BrokenFile
+from psec_jax import storage
+from psec_jax.errors import BrokenFile, DiskFull
 from psec_jax.evaluation.statistics import summarise
 from psec_jax.report.results import Measurement, append, read, summaries
 
@@ -38,6 +39,20 @@ def test_rows_come_back_as_they_were_in_order(tmp_path_factory, rows):
     for measurement in rows:
         append(path, measurement)
     assert read([path]) == rows
+
+
+def test_a_full_disk_is_said_and_loses_no_row(small_disk):
+    disk, leave = small_disk(1)
+    path = disk / "results.jsonl"
+    append(path, ROW)
+    leave(0)
+    with pytest.raises(DiskFull, match=r"cannot save .*results.jsonl \(No space left on device\)"):
+        for step in range(1, 1000):
+            append(path, row(step=step))
+    (disk / "filler").unlink()
+    storage.mend_lines(path)
+    append(path, row(step=step))
+    assert read([path]) == [ROW, *(row(step=number) for number in range(1, step + 1))]
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\n", "\r"])

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from psec_jax import SkillLibrary
+from psec_jax.errors import DiskFull
 
 
 def test_threads_may_add_at_the_same_time(library, make_skill, same):
@@ -119,6 +120,24 @@ def test_a_skill_that_another_process_removes_first_is_not_there(library, meanwh
     with pytest.raises(KeyError, match=r"no skill 'walk' .*\['run'\]"):
         library.rename("walk", "new") if act == "rename" else library.remove("walk")
     assert [path.name for path in (library.path / "skills").iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("room", [0, 4096])
+def test_a_full_disk_is_said_and_takes_no_skill_away(
+    library, make_skill, small_disk, room, tree_of
+):
+    """Whichever of a skill's two files has no room."""
+    disk, leave = small_disk(2)
+    library = SkillLibrary(shutil.copytree(library.path, disk / "library"), library.base)
+    before = tree_of(library.path)
+    leave(room)
+    with pytest.raises(DiskFull, match=r"cannot save .*new \(No space left .*make room and start"):
+        library.add("new", make_skill(library.base))
+    assert tree_of(library.path) == before
+    (disk / "filler").unlink()
+    library.add("new", make_skill(library.base))
+    assert library.names() == ("new", "run", "walk")
+    assert before.items() < tree_of(library.path).items()
 
 
 def refuse(*arguments, **options):

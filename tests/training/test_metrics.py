@@ -5,6 +5,7 @@ import types
 import jax
 import pytest
 
+from psec_jax.errors import DiskFull
 from psec_jax.training import JsonLines
 from psec_jax.training.metrics import Wandb, Writers
 from psec_jax.training.seeds import named_key
@@ -44,6 +45,24 @@ def test_several_writers_get_the_same_rows(tmp_path):
     Writers(tuple(JsonLines(path) for path in paths)).write("walk", 1, {"loss": 0.5})
     one, two = (path.read_text() for path in paths)
     assert one == two != ""
+
+
+def test_a_full_disk_is_said_and_loses_no_row(small_disk):
+    disk, leave = small_disk(1)
+    path = disk / "metrics.jsonl"
+    writer = JsonLines(path)
+    writer.write("walk", 0, {"loss": 0.5})
+    leave(0)
+    with pytest.raises(DiskFull, match=r"cannot save .*metrics.jsonl \(No space left on device\)"):
+        for step in range(1, 1000):
+            writer.write("walk", step, {"loss": 0.5})
+    with pytest.raises(DiskFull):
+        writer.close()
+    (disk / "filler").unlink()
+    with JsonLines(path) as writer:
+        writer.write("walk", step, {"loss": 0.5})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(step + 1))
 
 
 @pytest.fixture
