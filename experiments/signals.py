@@ -6,19 +6,22 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import jax
+
 from psec_jax.training import Checkpoints, Interrupted
 
 
 @contextmanager
 def saving_at_signals(checkpoints: Checkpoints) -> Iterator[None]:
     """SIGINT and SIGTERM end the program by ``Interrupted``, within a fit at the next chunk's end;
-    a second signal ends it at once."""
+    a second signal ends it at once. Several processes end only there, where they can together."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, _: object) -> None:
-        if checkpoints.stopping or not checkpoints.fitting:
+        together = checkpoints.fitting or jax.distributed.is_initialized()
+        if checkpoints.stopping or not together:
             raise Interrupted
         checkpoints.stopping = True
         name = signal.Signals(number).name

@@ -9,7 +9,7 @@ from psec_jax.learners import AdvantageWeights, Critics, Optimisation, Return
 from psec_jax.policies import BestOf, Policy, Statistics, fingerprint
 from psec_jax.skills import Adapter, Bank, Skill
 from psec_jax.skills.library import SkillLibrary
-from psec_jax.training import Checkpoints, side_by_side
+from psec_jax.training import Checkpoints, join_processes, side_by_side
 from psec_jax.verbs import compose, compose_policies, improve, learn_skill, learn_skills, pretrain
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "evaluate",
     "fingerprint",
     "improve",
+    "join_processes",
     "learn_skill",
     "learn_skills",
     "load_dataset",

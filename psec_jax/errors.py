@@ -16,9 +16,13 @@ class BrokenFile(ValueError):
     """A file is not what its name says: truncated, garbage, or of another layout."""
 
 
-class DiskFull(OSError):
-    """Something could not be saved for want of room; what was saved before is whole."""
+class NotSaved(OSError):
+    """Something could not be saved, as on a full disk; what was saved before is whole."""
 
 
 class Diverged(FloatingPointError):
     """A loss stopped being finite."""
+
+
+class NotJoined(ConnectionError):
+    """The processes of one program cannot be put together."""

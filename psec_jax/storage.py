@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from psec_jax.errors import BrokenFile, DiskFull
+from psec_jax.errors import BrokenFile, NotSaved
 
 _METADATA = "facts"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -88,13 +88,13 @@ def new_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def saving(target: Path) -> Iterator[None]:
-    """Raises ``DiskFull`` where there is no room for ``target``."""
+    """Raises ``NotSaved`` where there is no room for ``target``."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise DiskFull(
+        raise NotSaved(
             f"cannot save {target} ({error.strerror}); what was saved before is whole: make room "
             "and start again"
         ) from error

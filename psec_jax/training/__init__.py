@@ -3,6 +3,15 @@
 from psec_jax.training.checkpoints import Checkpoints, Interrupted
 from psec_jax.training.fit import fit
 from psec_jax.training.metrics import JsonLines, Writer
+from psec_jax.training.processes import join_processes
 from psec_jax.training.seeds import side_by_side
 
-__all__ = ["Checkpoints", "Interrupted", "JsonLines", "Writer", "fit", "side_by_side"]
+__all__ = [
+    "Checkpoints",
+    "Interrupted",
+    "JsonLines",
+    "Writer",
+    "fit",
+    "join_processes",
+    "side_by_side",
+]

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from psec_jax.errors import BrokenFile
+from psec_jax.errors import BrokenFile, NotSaved
+from psec_jax.training.processes import anywhere, leads, of_the_first
 
 
 class Interrupted(SystemExit):
@@ -31,7 +32,8 @@ class Checkpoints:
     whose last state is there returns it at once. States are written beside the training, and one
     that was not written to its end is never read. Whoever sets ``stopping`` makes the fit under
     way save at the next chunk's end and raise ``Interrupted``; ``fitting`` says whether there is
-    one.
+    one. Several processes save together, in a folder that all of them see, and stop together where
+    one of them is told to.
     """
 
     def __init__(self, folder: str | Path, every: int = 5000, keep: int = 2):
@@ -57,7 +59,7 @@ class Checkpoints:
             with _explained(folder):
                 manager.wait_until_finished()
             self.fitting = False
-            if self.stopping:
+            if anywhere(self.stopping):
                 raise Interrupted
         finally:
             self.fitting = False
@@ -65,7 +67,8 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove all states, when what they led to is kept elsewhere."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if leads():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Track:
@@ -82,8 +85,9 @@ class Track:
         """
         import orbax.checkpoint as ocp
 
-        step = self._manager.latest_step()
-        if step is None:
+        # Another host may not yet see what this one does.
+        step = int(of_the_first(self._manager.latest_step() or 0))
+        if step == 0:
             return None
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"state": like})
         try:
@@ -101,7 +105,7 @@ class Track:
         ``Interrupted`` where the training shall stop."""
         import orbax.checkpoint as ocp
 
-        stopping = self._checkpoints.stopping
+        stopping = anywhere(self._checkpoints.stopping)
         if last or stopping or step - self._saved >= self._checkpoints.every:
             after()
             # The next chunk reuses the state's memory while this is still being written.
@@ -120,7 +124,7 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise OSError(
+        raise NotSaved(
             f"cannot save in {folder} ({error}); what was saved before is whole: make room and "
             "start again"
         ) from error

@@ -1,4 +1,4 @@
-"""Learning on all devices of this host: each has its share of the seeds and of every batch."""
+"""Learning on all devices of all processes: each has its share of the seeds and of every batch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,8 @@ class Layout:
     """How ``seeds`` trained at once, and the rows of each one's batch, lie on the devices.
 
     Seeds are shared out first, for they have nothing to say to each other; devices that remain
-    share each batch. ``mesh`` is None where all is on one device.
+    share each batch. Every process takes part: where neither can be divided further, ``copy`` of
+    them do the same. ``mesh`` is None where all is on one device.
     """
 
     seeds: int
@@ -21,19 +22,22 @@ class Layout:
 
     @classmethod
     def of(cls, seeds: int, batch_size: int) -> "Layout":
-        """On as many local devices as divide both evenly."""
-        devices = jax.local_devices()
+        """On as many devices, equally many of each process, as divide both evenly."""
+        devices = sorted(jax.devices(), key=lambda device: device.process_index)
+        grid = np.array(devices).reshape(jax.process_count(), -1)
         shapes = [
-            (a, b)
-            for a in range(1, len(devices) + 1)
-            for b in range(1, len(devices) // a + 1)
-            if seeds % a == 0 and batch_size % b == 0
+            (used * len(grid) // (a * b), a, b)
+            for used in range(1, grid.shape[1] + 1)
+            for a in range(1, used * len(grid) + 1)
+            for b in range(1, used * len(grid) // a + 1)
+            if used * len(grid) % (a * b) == 0 and seeds % a == 0 and batch_size % b == 0
         ]
-        shape = max(shapes, key=lambda s: (s[0] * s[1], s[0]))
-        if shape == (1, 1):
+        # Of those that divide the work most, one that repeats it least.
+        shape = max(shapes, key=lambda s: (s[1] * s[2], s[1], -s[0]))
+        if np.prod(shape) == 1:
             return cls(seeds, None)
-        chosen = np.array(devices[: shape[0] * shape[1]]).reshape(shape)
-        return cls(seeds, Mesh(chosen, ("seed", "batch")))
+        chosen = grid[:, : np.prod(shape) // len(grid)].reshape(shape)
+        return cls(seeds, Mesh(chosen, ("copy", "seed", "batch")))
 
     def everywhere(self, tree: Any) -> Any:
         """``tree`` on each of the devices, whole."""
@@ -45,10 +49,11 @@ class Layout:
 
     def batch(self, tree: Any) -> Any:
         """Within a program of one seed: the rows of ``tree`` are shared out."""
-        if self.mesh is None:
-            return tree
-        rows = NamedSharding(self.mesh, PartitionSpec("batch"))
-        return jax.lax.with_sharding_constraint(tree, rows)
+        return self._within(tree, PartitionSpec("batch"))
+
+    def whole(self, tree: Any) -> Any:
+        """Within a program: ``tree`` comes to every device, so that each process can read it."""
+        return self._within(tree, PartitionSpec())
 
     def over_seeds(self, program: Any) -> Any:
         """``program`` of one seed for all of them."""
@@ -58,13 +63,30 @@ class Layout:
         return jax.vmap(program, spmd_axis_name=axis)
 
     def returned(self, tree: Any) -> Any:
-        """A copy on the first device: another stage may use another number of them."""
+        """A copy on this process' first device: another stage may use another number of them."""
         if self.mesh is None:
             return jax.tree.map(jax.numpy.copy, tree)
-        return jax.device_put(tree, self.mesh.devices.flat[0])
+        whole = jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+        return jax.tree.map(lambda leaf: jax.numpy.copy(leaf.addressable_data(0)), whole)
+
+    def _within(self, tree: Any, spec: PartitionSpec) -> Any:
+        if self.mesh is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, spec))
 
     def _put(self, tree: Any, spec: PartitionSpec) -> Any:
         if self.mesh is None:
             return tree
-        put = lambda a: jax.device_put(a, NamedSharding(self.mesh, spec))  # noqa: E731
-        return jax.tree.map(lambda a: put(a) if isinstance(a, jax.Array) else a, tree)
+        sharding = NamedSharding(self.mesh, spec)
+
+        def put(leaf: Any) -> Any:
+            if not isinstance(leaf, jax.Array):
+                return leaf
+            if sharding.is_fully_addressable:
+                return jax.device_put(leaf, sharding)
+            # Every process has the same: nothing need be sent, as device_put would to compare.
+            return jax.make_array_from_callback(
+                leaf.shape, sharding, jax.device_get(leaf).__getitem__
+            )
+
+        return jax.tree.map(put, tree)

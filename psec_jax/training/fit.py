@@ -16,6 +16,7 @@ from psec_jax.training.beside import Beside
 from psec_jax.training.checkpoints import Checkpoints
 from psec_jax.training.devices import Layout
 from psec_jax.training.metrics import Writer
+from psec_jax.training.processes import leads
 from psec_jax.training.progress import Progress
 from psec_jax.training.seeds import groups, joined, shapes, stacked, unstacked
 
@@ -55,9 +56,12 @@ def fit(
 
     ``chunk`` updates run in one compiled program, with the data on the device and the state's
     memory reused, and where there are several devices each takes its share of every batch; the
-    host sees only the mean of each metric over a chunk, which goes to
-    ``writer`` and the progress bar under ``label``. Update i uses the key ``fold_in(key, i)``, so
-    training 0…n in one call equals 0…m and then, with ``state`` and ``start=m``, m…n.
+    host sees only the mean of each metric over a chunk, which goes to ``writer`` and the progress
+    bar under ``label``. Update i uses the key ``fold_in(key, i)``, so training 0…n in one call
+    equals 0…m and then, with ``state`` and ``start=m``, m…n.
+
+    After ``join_processes`` all processes must make the same calls, with equal data, keys and
+    states; each returns the same, and the first alone writes.
 
     After ``every`` updates, and the last, ``inspect(step, state)`` is called in a thread beside
     the training, one call at a time, and has returned before a later state is saved. With
@@ -89,8 +93,8 @@ def fit(
         update_key,
         numbers,
         label or learner.name,
-        writer,
-        progress,
+        writer if leads() else None,
+        progress and leads(),
         inspect,
         checkpoints,
     )
@@ -131,7 +135,7 @@ def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
     layout = Layout.of(len(fits), numbers.batch_size)
     learner, state, key = stacked([(one.learner, one.state, one.key) for one in fits])
     # Chunks donate the state, so it must not share memory with the learner's frozen parts.
-    state = jax.tree.map(jnp.copy, state)
+    state = layout.by_seed(jax.tree.map(jnp.copy, state))
     with nullcontext() if checkpoints is None else checkpoints.of(label, state) as track:
         if track is not None:
             step, state = track.latest(state) or (step, state)
@@ -144,7 +148,7 @@ def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
                 if one.writer is not None:
                     one.writer.rewind(one.label, step)
         arrays, ranges = _pooled([one.columns for one in fits])
-        learner, state, key, ranges = layout.by_seed((learner, state, key, ranges))
+        learner, key, ranges = layout.by_seed((learner, key, ranges))
         arrays = layout.everywhere(arrays)
         shown = Progress(_short(fits), steps, step, shown=fits[0].progress)
         with shown as bar, Beside() as beside:
@@ -172,13 +176,15 @@ def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
                 for mean, one in zip(means, fits, strict=True):
                     if one.writer is not None:
                         one.writer.write(one.label, step, mean)
-                if step % every == 0 or step == steps:
-                    for learnt, one in zip(unstacked(state, len(fits)), fits, strict=True):
+                inspected = any(one.inspect for one in fits)
+                if inspected and (step % every == 0 or step == steps):
+                    shown = unstacked(layout.returned(state), len(fits))
+                    for learnt, one in zip(shown, fits, strict=True):
                         if one.inspect is not None:
-                            beside(one.inspect, step, layout.returned(learnt))
+                            beside(one.inspect, step, learnt)
                 if track is not None:
                     track.keep(step, state, last=step == steps, after=beside.wait)
-    return [layout.returned(learnt) for learnt in unstacked(state, len(fits))]
+    return unstacked(layout.returned(state), len(fits))
 
 
 def _short(fits: Sequence[_Fit]) -> str:
@@ -217,7 +223,8 @@ def _run_chunk(learner, state, arrays, ranges, key, start, *, length, batch_size
 
         return jax.lax.scan(step, state, start + jnp.arange(length))
 
-    return layout.over_seeds(run)(learner, state, key, ranges)
+    state, metrics = layout.over_seeds(run)(learner, state, key, ranges)
+    return state, layout.whole(metrics)
 
 
 def _finite_means(metrics: dict[str, jax.Array], label: str, start: int) -> dict[str, float]:

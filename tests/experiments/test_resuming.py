@@ -63,10 +63,15 @@ def test_seeds_side_by_side_stopped_within_each_stage_come_to_the_same_end(
     assert contents(stopped) == contents(undisturbed)
 
 
-def start(*words: str) -> subprocess.Popen:
+def start(*words: str, **environment: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "experiments.continual", *words, *SMALL]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -98,7 +103,8 @@ def sweep(out: Path) -> list[str]:
 
 def test_a_sweep_that_was_killed_goes_on_with_what_is_not_finished(tmp_path):
     out = tmp_path / "sweep"
-    process = start(*sweep(out))
+    # A job of a sweep waits for no other task of the step that the sweep was started in.
+    process = start(*sweep(out), SLURM_STEP_NUM_TASKS="2")
     deadline = time.monotonic() + 120
     while len(list(out.glob("*/table.md"))) < 2:
         assert time.monotonic() < deadline and process.poll() is None

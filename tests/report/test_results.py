@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psec_jax import storage
-from psec_jax.errors import BrokenFile, DiskFull
+from psec_jax.errors import BrokenFile, NotSaved
 from psec_jax.evaluation.statistics import summarise
 from psec_jax.report.results import Measurement, append, read, summaries
 
@@ -46,7 +46,7 @@ def test_a_full_disk_is_said_and_loses_no_row(small_disk):
     path = disk / "results.jsonl"
     append(path, ROW)
     leave(0)
-    with pytest.raises(DiskFull, match=r"cannot save .*results.jsonl \(No space left on device\)"):
+    with pytest.raises(NotSaved, match=r"cannot save .*results.jsonl \(No space left on device\)"):
         for step in range(1, 1000):
             append(path, row(step=step))
     (disk / "filler").unlink()

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from psec_jax import SkillLibrary
-from psec_jax.errors import DiskFull
+from psec_jax.errors import NotSaved
 
 
 def test_threads_may_add_at_the_same_time(library, make_skill, same):
@@ -131,7 +131,7 @@ def test_a_full_disk_is_said_and_takes_no_skill_away(
     library = SkillLibrary(shutil.copytree(library.path, disk / "library"), library.base)
     before = tree_of(library.path)
     leave(room)
-    with pytest.raises(DiskFull, match=r"cannot save .*new \(No space left .*make room and start"):
+    with pytest.raises(NotSaved, match=r"cannot save .*new \(No space left .*make room and start"):
         library.add("new", make_skill(library.base))
     assert tree_of(library.path) == before
     (disk / "filler").unlink()

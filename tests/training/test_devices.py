@@ -46,7 +46,9 @@ if seeds > 1:
         return psec.pretrain(data, steps=10, key=key, backbone=backbone, **own).params
 
     learnt = psec.side_by_side(learn, range(seeds))
-    print("devices", used, dict(Layout.of(seeds, batch).mesh.shape))
+    shape = dict(Layout.of(seeds, batch).mesh.shape)
+    assert shape.pop("copy") == 1
+    print("devices", used, shape)
     used.clear()
     alone = [learn(seed) for seed in range(seeds)]
     for one, other in zip(jax.tree.leaves(learnt), jax.tree.leaves(alone), strict=True):

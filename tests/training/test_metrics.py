@@ -5,7 +5,7 @@ import types
 import jax
 import pytest
 
-from psec_jax.errors import DiskFull
+from psec_jax.errors import NotSaved
 from psec_jax.training import JsonLines
 from psec_jax.training.metrics import Wandb, Writers
 from psec_jax.training.seeds import named_key
@@ -53,10 +53,10 @@ def test_a_full_disk_is_said_and_loses_no_row(small_disk):
     writer = JsonLines(path)
     writer.write("walk", 0, {"loss": 0.5})
     leave(0)
-    with pytest.raises(DiskFull, match=r"cannot save .*metrics.jsonl \(No space left on device\)"):
+    with pytest.raises(NotSaved, match=r"cannot save .*metrics.jsonl \(No space left on device\)"):
         for step in range(1, 1000):
             writer.write("walk", step, {"loss": 0.5})
-    with pytest.raises(DiskFull):
+    with pytest.raises(NotSaved):
         writer.close()
     (disk / "filler").unlink()
     with JsonLines(path) as writer:

@@ -1,0 +1,90 @@
+"""A run in two processes that share one folder."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from hydra import compose, initialize_config_dir
+
+from experiments.config import Continual, parse
+from experiments.continual import run
+from experiments.recording import Recorder
+from experiments.status import Status
+from psec_jax import SkillLibrary
+from psec_jax.report import results
+
+ROOT = Path(__file__).parents[2]
+WORDS = ["scale=smoke", "chain=walker_walk", "methods=[zero_shot]", "seeds=[0,1]"]
+WORDS += ["pretrain.steps=2000", "evaluation.episodes=1", "progress=false"]
+
+
+def start(out: Path) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    said = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "experiments.continual", *WORDS, f"hydra.run.dir={out}"]
+    return [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **said, "JAX_PROCESS_ID": str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+
+
+def ended(processes: list[subprocess.Popen], code: int) -> tuple[list[str], list[str]]:
+    """What each printed, and its errors, after all ended with ``code``."""
+    said = [process.communicate(timeout=300) for process in processes]
+    for process, (_, errors) in zip(processes, said, strict=True):
+        assert process.returncode == code, errors[-3000:]
+    return tuple(map(list, zip(*said, strict=True)))
+
+
+def test_two_processes_stop_together_go_on_and_leave_what_one_does(tmp_path):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = parse(compose("continual", WORDS), Continual)
+    alone, out = tmp_path / "alone", tmp_path / "run"
+    alone.mkdir()
+    run(config, alone, Recorder(alone))
+
+    started = start(out)
+    deadline = time.monotonic() + 240
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
+        assert time.monotonic() < deadline and all(p.poll() is None for p in started)
+        time.sleep(0.1)
+    started[1].send_signal(signal.SIGTERM)
+    _, errors = ended(started, 75)
+    assert "goes on with" in errors[0] and "goes on with" not in errors[1]
+    assert Status.read(out).state == "interrupted" and (out / "checkpoints").exists()
+
+    printed, _ = ended(start(out), 0)
+    assert "zero-shot" in printed[0] and "zero-shot" not in printed[1]
+    assert Status.read(out).state == "finished"
+
+    whole, shared = (results.read([folder / "results.jsonl"]) for folder in (alone, out))
+    for one, other in zip(whole, shared, strict=True):
+        assert (one.method, one.task, one.seed, one.metric, one.step) == (
+            *(other.method, other.task, other.seed, other.metric, other.step),
+        )
+        # An episode of 1000 steps makes much of a last digit; parameters are compared below.
+        np.testing.assert_allclose(one.value, other.value, rtol=0.5)
+    lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (alone, out)]
+    assert len(lines[0]) == len(lines[1]) == 40
+    for seed in (0, 1):
+        bases = [SkillLibrary.open(f / f"seed_{seed}" / "library").base for f in (alone, out)]
+        for one, other in zip(*(jax.tree.leaves(base.params) for base in bases), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-3)
+    files = [{p.name for p in f.iterdir() if not p.name.startswith(".")} for f in (alone, out)]
+    assert files[1] - files[0] <= {"config.json", "status.json", "continual.log"}
+    assert files[0] - files[1] <= {"checkpoints"}

@@ -1,0 +1,212 @@
+"""Learning in two processes of two virtual devices each, together as if they were one host."""
+
+import functools
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+from psec_jax import TransitionDataset, join_processes
+from psec_jax.errors import NotJoined
+from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit, processes, side_by_side
+
+SHAPES = {(1, 16): (1, 1, 4), (2, 16): (1, 2, 2), (1, 15): (2, 1, 1)}
+
+
+@struct.dataclass
+class Line:
+    """Learns the actions as a noisy linear function of the observations."""
+
+    name = "line"
+    columns = ("observations", "actions")
+
+    def init(self, key, example):
+        sizes = (example[name].shape[1] for name in self.columns)
+        return jax.random.normal(key, tuple(sizes))
+
+    def update(self, state, batch, key):
+        noise = jax.random.normal(key, batch["actions"].shape)
+
+        def loss(state):
+            return jnp.mean((batch["observations"] @ state - batch["actions"] - noise) ** 2)
+
+        value, gradient = jax.value_and_grad(loss)(state)
+        return state - 0.1 * gradient, {"loss": value}
+
+
+def learn(folder: Path) -> None:
+    """Learns with one seed, is stopped on the way and goes on; with two; with a batch that cannot
+    be shared. Leaves what this process has learnt."""
+    last = jax.process_index() == jax.process_count() - 1
+    random = np.random.default_rng(0)
+    observations, ends = random.normal(size=(60, 5)), np.arange(60) % 20 == 19
+    actions, rewards = np.tanh(observations[:, :2]), random.normal(size=60)
+    data = TransitionDataset(observations, actions, rewards, ends, np.zeros(60, bool))
+    learn = functools.partial(fit, Line(), data, steps=10, chunk=5)
+    key = jax.random.key(0)
+    checkpoints = Checkpoints(folder / "checkpoints")
+
+    def stop(step, _):
+        checkpoints.stopping = last and step == 5
+
+    with JsonLines(folder / "metrics.jsonl") as writer:
+        kept = {"label": "one", "checkpoints": checkpoints, "writer": writer, "key": key}
+        with pytest.raises(Interrupted):
+            learn(**kept, batch_size=16, every=5, inspect=stop)
+        checkpoints.stopping = False
+        one = learn(**kept, batch_size=16)
+
+    def learn_one(seed):
+        own = {"key": jax.random.key(seed), "label": f"seed {seed}"}
+        return learn(**own, batch_size=16, checkpoints=checkpoints)
+
+    two = side_by_side(learn_one, [0, 1])
+    copied = learn(key=key, batch_size=15)
+    learnt = [one, *two, copied]
+    assert all(leaf.devices() == {jax.local_devices()[0]} for leaf in learnt)
+    np.savez(folder / f"learnt_{jax.process_index()}.npz", *map(np.asarray, learnt))
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def explicit(count: int) -> list[dict[str, str]]:
+    """The environment of each of ``count`` processes."""
+    shared = {
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
+        "JAX_NUM_PROCESSES": str(count),
+    }
+    return [{**shared, "JAX_PROCESS_ID": str(index)} for index in range(count)]
+
+
+def slurm(count: int) -> list[dict[str, str]]:
+    """What srun would say to the tasks of a step on one node."""
+    shared = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": str(count),
+        "SLURM_STEP_NUM_TASKS": str(count),
+        "JAX_COORDINATOR_PORT": str(free_port()),
+    }
+    return [{**shared, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(count)]
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import jax
+from psec_jax import join_processes
+from psec_jax.training.devices import Layout
+sys.path.insert(0, sys.argv[1])
+import test_processes
+join_processes()
+join_processes()
+assert jax.process_count() == 2 and jax.local_device_count() == 2
+for work, shape in test_processes.SHAPES.items():
+    assert Layout.of(*work).mesh.devices.shape == shape
+test_processes.learn(Path(sys.argv[2]))
+"""
+
+
+def test_two_processes_learn_stop_and_go_on_as_one_does(tmp_path):
+    flags = "--xla_force_host_platform_device_count=2"
+    common = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(tmp_path)],
+            env={**common, **own},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for own in slurm(2)
+    ]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    learn(alone)
+    for process in started:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
+    expected = np.load(alone / "learnt_0.npz")
+    for index in range(2):
+        found = np.load(tmp_path / f"learnt_{index}.npz")
+        assert found.files == expected.files
+        for name in expected.files:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [5, 10]
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}
+
+
+@pytest.mark.parametrize(
+    ("said", "by"),
+    [
+        ({}, None),
+        # In the batch script, and in the shell of salloc: not a task among four.
+        (SLURM, None),
+        ({**SLURM, "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({**SLURM, "SLURM_STEP_NUM_TASKS": "4"}, "SLURM_STEP_NUM_TASKS"),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, None),
+        # One of mpirun's daemons on each of two nodes.
+        ({"OMPI_COMM_WORLD_SIZE": "4", "SLURM_STEP_NUM_TASKS": "2"}, "OMPI_COMM_WORLD_SIZE"),
+        ({"JAX_NUM_PROCESSES": "1", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        (explicit(2)[1], "JAX_NUM_PROCESSES"),
+    ],
+)
+def test_only_what_is_said_of_this_program_makes_it_one_of_several(said, by, monkeypatch):
+    for name in os.environ:
+        if name.startswith(("JAX_", "SLURM_", "OMPI_")):
+            monkeypatch.delenv(name)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    found = processes._said()
+    assert found is None if by is None else found[0] == by
+
+
+@pytest.mark.parametrize(
+    ("tasks", "gpus", "expected"),
+    [("1(x2)", "0,1,2,3", []), ("4(x2)", "0,1,2,3", None), ("4(x2)", "2", []), ("4", None, None)],
+)
+def test_a_task_of_slurm_has_its_nodes_devices_unless_others_want_some(
+    tasks, gpus, expected, monkeypatch
+):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", tasks)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if gpus is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    assert processes._said()[1]["local_device_ids"] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [("JAX_NUM_PROCESSES", "2", "needs JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID"),
+     ("SLURM_STEP_NUM_TASKS", "many", "must be a number, not 'many'")],
+)  # fmt: skip
+def test_an_environment_that_says_half_is_refused(name, value, match, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(NotJoined, match=match):
+        join_processes()
+
+
+def test_a_process_that_waits_in_vain_says_so_in_one_line():
+    program = "import psec_jax; psec_jax.join_processes(timeout=1)"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **explicit(2)[1]}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "by JAX_NUM_PROCESSES this is one of several" in line and "in 1 seconds" in line
