@@ -21,11 +21,10 @@ class Beside(AbstractContextManager):
         self.wait()
         self._last = self._thread.submit(call, *arguments)
 
-    def wait(self) -> None:
-        """Until every call has returned."""
+    def wait(self) -> Any:
+        """Until every call has returned: what the last one did, the first time; else None."""
         last, self._last = self._last, None
-        if last is not None:
-            last.result()
+        return None if last is None else last.result()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Whatever happened, nothing goes on behind the caller's back.

@@ -3,8 +3,9 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class Interrupted(SystemExit):
 
 
 class Checkpoints:
-    """The last ``keep`` states of each fit, in ``<folder>/<label>/<step>``, by Orbax.
+    """The last ``keep`` states of each fit, and the best of those that were given a score, in
+    ``<folder>/<label>/<step>``, by Orbax.
 
     A state is saved after every ``every`` updates, at a chunk's end, and after the last: a fit
     whose last state is there returns it at once. States are written beside the training, and one
@@ -51,7 +53,14 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         folder = self.folder.absolute() / _folder_name(label, like)
-        options = ocp.CheckpointManagerOptions(max_to_keep=self.keep)
+        policies = ocp.checkpoint_managers.preservation_policy
+        best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(self.keep), best]
+            ),
+            best_fn=_score,
+        )
         manager = ocp.CheckpointManager(folder, options=options)
         self.fitting = True
         try:
@@ -83,12 +92,26 @@ class Track:
 
         Raises ``BrokenFile`` where what lies there cannot be read.
         """
-        import orbax.checkpoint as ocp
-
         # Another host may not yet see what this one does.
         step = int(of_the_first(self._manager.latest_step() or 0))
         if step == 0:
             return None
+        self._saved = step
+        return step, self._read(step, like)
+
+    def best(self, like: Any) -> tuple[int, Any] | None:
+        """The step of greatest score and its state; None where no state was given a score."""
+        self._manager.wait_until_finished()
+        scores = {0: -inf}
+        for step in self._manager.all_steps():
+            if (metrics := self._manager.metrics(step)) is not None:
+                scores[step] = _score(metrics)
+        best = int(of_the_first(max(scores, key=scores.__getitem__)))
+        return None if best == 0 else (best, self._read(best, like))
+
+    def _read(self, step: int, like: Any) -> Any:
+        import orbax.checkpoint as ocp
+
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"state": like})
         try:
             saved = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
@@ -97,26 +120,34 @@ class Track:
                 f"{self._folder} cannot be read at step {step}; remove that step to go on from "
                 f"the one before, or the folder to learn anew ({error})"
             ) from error
-        self._saved = step
-        return step, saved["state"]
+        return saved["state"]
 
-    def keep(self, step: int, state: Any, last: bool, after: Callable[[], None]) -> None:
-        """Save where it is time to, ``after()`` what must not be lost has been done; raises
-        ``Interrupted`` where the training shall stop."""
+    def keep(
+        self, step: int, state: Any, last: bool, after: Callable[[], tuple[int, float] | None]
+    ) -> None:
+        """Save where it is time to, ``after()`` what must not be lost has been done: it returns
+        the last step that was given a score, and that. Raises ``Interrupted`` where the training
+        shall stop."""
         import orbax.checkpoint as ocp
 
         stopping = anywhere(self._checkpoints.stopping)
         if last or stopping or step - self._saved >= self._checkpoints.every:
-            after()
+            scored, score = after() or (None, None)
+            metrics = {"score": float(of_the_first(score)) if scored == step else -inf}
             # The next chunk reuses the state's memory while this is still being written.
             copy = jax.tree.map(jnp.copy, state)
             with _explained(self._folder):
-                self._manager.save(step, args=ocp.args.StandardSave({"state": copy}), force=True)
+                saved = ocp.args.StandardSave({"state": copy})
+                self._manager.save(step, args=saved, metrics=metrics, force=True)
                 self._saved = step
                 if stopping:
                     self._manager.wait_until_finished()
         if stopping:
             raise Interrupted
+
+
+def _score(metrics: Mapping[str, float]) -> float:
+    return metrics["score"]
 
 
 @contextmanager

@@ -49,8 +49,9 @@ def fit(
     writer: Writer | None = None,
     progress: bool = False,
     every: int | None = None,
-    inspect: Callable[[int, Any], None] | None = None,
+    inspect: Callable[[int, Any], float | None] | None = None,
     checkpoints: Checkpoints | None = None,
+    best: bool = False,
 ) -> Any:
     """Train ``learner`` on minibatches drawn uniformly from ``data``; returns its final state.
 
@@ -68,8 +69,11 @@ def fit(
     ``checkpoints`` the states of this ``label`` are saved there, and learning goes on after the
     last of them: the result is the same as if it had never stopped.
 
+    ``inspect`` may return how good the state is, and the best state of those that are saved then
+    is kept among the checkpoints; with ``best`` it is returned in place of the last.
+
     Within ``side_by_side``, fits that differ in their numbers only are one program, ``vmap`` of
-    the same update, and are saved as one.
+    the same update, and are saved as one: the best is then the best on average.
 
     Raises ``Diverged`` naming the learner and the step at which a metric stopped being finite.
     """
@@ -80,11 +84,13 @@ def fit(
             raise ValueError(f"{name} must be at least 1, not {value!r}")
     if checkpoints is not None and label is None:
         raise ValueError("checkpoints need a label, by which the states of this fit are found")
+    if best and (checkpoints is None or inspect is None):
+        raise ValueError("best needs checkpoints, and an inspect that says how good a state is")
     init_key, update_key = jax.random.split(key)
     columns = data.columns(learner.columns)
     if state is None:
         state = learner.init(init_key, {name: jnp.asarray(a[:1]) for name, a in columns.items()})
-    numbers = _Numbers(start, steps, batch_size, chunk, every)
+    numbers = _Numbers(start, steps, batch_size, chunk, every, best)
     widths = {name: array.shape[1:] for name, array in columns.items()}
     one = _Fit(
         learner,
@@ -109,6 +115,7 @@ class _Numbers:
     batch_size: int
     chunk: int
     every: int
+    best: bool
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ class _Fit:
     label: str
     writer: Writer | None
     progress: bool
-    inspect: Callable[[int, Any], None] | None
+    inspect: Callable[[int, Any], float | None] | None
     checkpoints: Checkpoints | None
 
 
@@ -178,13 +185,19 @@ def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
                         one.writer.write(one.label, step, mean)
                 inspected = any(one.inspect for one in fits)
                 if inspected and (step % every == 0 or step == steps):
-                    shown = unstacked(layout.returned(state), len(fits))
-                    for learnt, one in zip(shown, fits, strict=True):
-                        if one.inspect is not None:
-                            beside(one.inspect, step, learnt)
+                    beside(_inspect, fits, step, unstacked(layout.returned(state), len(fits)))
                 if track is not None:
                     track.keep(step, state, last=step == steps, after=beside.wait)
+        if numbers.best:
+            step, state = track.best(state) or (step, state)
     return unstacked(layout.returned(state), len(fits))
+
+
+def _inspect(fits: Sequence[_Fit], step: int, learnt: Sequence[Any]) -> tuple[int, float] | None:
+    """Shows each its state; returns the step and the mean of how good they are, where all say."""
+    inspects = [one.inspect or (lambda *_: None) for one in fits]
+    said = [inspect(step, one) for inspect, one in zip(inspects, learnt, strict=True)]
+    return None if any(one is None for one in said) else (step, float(np.mean(said)))
 
 
 def _short(fits: Sequence[_Fit]) -> str:

@@ -13,7 +13,7 @@ from flax import struct
 
 from psec_jax import Adapter, Optimisation
 from psec_jax.learners import SkillLearner
-from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit
+from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit, side_by_side
 
 KEY = jax.random.key(3)
 
@@ -74,6 +74,57 @@ def test_the_last_states_are_kept_and_no_others(learner, dataset, tmp_path):
     train(learner, dataset, Checkpoints(tmp_path, every=2, keep=3), label="x")
     (folder,) = tmp_path.iterdir()
     assert sorted(int(path.name) for path in folder.iterdir()) == [6, 8, 10]
+
+
+SCORES = {2: 1.0, 4: 7.0, 6: 3.0, 8: 2.0, 10: 5.0}
+
+
+def scored(step, _):
+    return SCORES[step]
+
+
+def test_the_best_state_is_kept_beside_the_last_and_returned_where_asked_for(
+    learner, dataset, tmp_path, same
+):
+    options = {"every": 2, "inspect": scored}
+    last = train(learner, dataset, Checkpoints(tmp_path, every=2, keep=2), **options)
+    (folder,) = tmp_path.iterdir()
+    assert sorted(int(path.name) for path in folder.iterdir()) == [4, 8, 10]
+    # A finished fit is read, not repeated.
+    best = train(learner, dataset, Checkpoints(tmp_path, every=2, keep=2), best=True, **options)
+    # One seed of the schedule of 10 updates, after 4 of them.
+    states = {}
+    train(learner, dataset, every=2, inspect=lambda step, state: states.update({step: state}))
+    assert same(best, states[4]) and same(last, states[10])
+
+
+def test_the_best_is_the_best_on_average_of_those_side_by_side(learner, dataset, tmp_path, same):
+    def one(factor):
+        options = {"every": 2, "inspect": lambda step, _: factor * SCORES[step], "best": True}
+        return train(learner, dataset, checkpoints, label=f"fit {factor}", **options)
+
+    checkpoints = Checkpoints(tmp_path, every=2)
+    found = side_by_side(one, [1, -3])
+    states = {}
+    train(learner, dataset, every=2, inspect=lambda step, state: states.update({step: state}))
+    for state in found:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state, states[2])
+
+
+def test_a_score_of_another_step_is_not_taken(learner, dataset, tmp_path, same):
+    """Inspected at 6 and 10, saved at 4, 8 and 10: only the last has a score."""
+    checkpoints = Checkpoints(tmp_path, every=4)
+    found = train(learner, dataset, checkpoints, every=6, inspect=scored, best=True)
+    assert same(found, train(learner, dataset))
+
+
+def test_without_a_score_or_a_place_there_is_no_best(learner, dataset, tmp_path, same):
+    checkpoints = Checkpoints(tmp_path)
+    nothing = {"inspect": lambda *_: None, "best": True}
+    assert same(train(learner, dataset, checkpoints, **nothing), train(learner, dataset))
+    for lacking in ({"checkpoints": checkpoints}, {"inspect": scored}):
+        with pytest.raises(ValueError, match="best needs checkpoints, and an inspect"):
+            train(learner, dataset, best=True, **lacking)
 
 
 def test_fits_of_different_labels_do_not_meet(learner, dataset, tmp_path, same):
