@@ -9,9 +9,10 @@ usage: scripts/test.sh [PYTEST OPTION ...]
 
 Makes .venv where it is missing, installs psec-jax with pinned versions, and runs the tests.
 
-Options go to pytest, for example
+The tests' files are shared out over the cores. Options go to pytest, for example
   scripts/test.sh tests/skills      one folder
   scripts/test.sh -k library -x     by name, stopping at the first failure
+  scripts/test.sh -n 0 --pdb        one after another, with a debugger
 
 PYTHON=/path/to/python chooses the interpreter (3.11 or newer).
 EOF
@@ -19,4 +20,4 @@ EOF
 fi
 
 . scripts/install.sh
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile "$@"
