@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments.config import ConfigError
-from psec_jax.training.processes import leads, meet, of_the_first
+from psec_jax.training.processes import anywhere, leads, meet, of_the_first
 
 # A figure, a lock or another process' W&B run decides nothing.
 _LEFT_OUT = shutil.ignore_patterns("checkpoints", "wandb", ".*", "*.png", "*.gif", "*.log")
@@ -24,17 +24,17 @@ def own_folder(out: Path) -> Iterator[Path]:
     Of several the first works in its ``out``, and each other one, silently, in a copy of that,
     which is thrown away at the end: all find what an earlier start left, and nothing of what is
     being written, so that they decide alike. The states of learning alone are common to them.
-    Raises ``ConfigError`` in a process that does not see the folder of the first.
+    Raises ``ConfigError`` where one of them does not see the folder of the first.
     """
     if not jax.distributed.is_initialized():
         yield out
         return
     with tempfile.NamedTemporaryFile(prefix=".shared-", dir=out) as mark:
         there = Path(_path_of_the_first(mark.name))
-        if not there.exists():
+        if anywhere(not there.exists()):
             raise ConfigError(
-                f"{there.parent}, where the first process works, is not to be seen from here; "
-                "start all of them with one hydra.run.dir=… that all their hosts share"
+                f"{there.parent}, where the first process works, is not to be seen from all of "
+                "them; start them with one hydra.run.dir=… that their hosts share"
             )
         with nullcontext(out) if leads() else _copy(there.parent) as own:
             meet()

@@ -14,7 +14,8 @@ from psec_jax.training import Checkpoints, Interrupted
 @contextmanager
 def saving_at_signals(checkpoints: Checkpoints) -> Iterator[None]:
     """SIGINT and SIGTERM end the program by ``Interrupted``, within a fit at the next chunk's end;
-    a second signal ends it at once. Several processes end only there, where they can together."""
+    a second signal ends it without saving. Either way an evaluation under way is waited for.
+    Several processes end only there, where they can together."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

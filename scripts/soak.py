@@ -319,6 +319,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, help="keeps the runs here")
     chosen = parser.parse_args()
+    kills = (3 if chosen.what == "sweep" else 30) if chosen.kills is None else chosen.kills
+    if kills < 1 or (chosen.what == "sweep" and kills >= JOBS):
+        parser.error(f"--kills must be at least 1, and for sweep at most {JOBS - 1}, not {kills}")
     random.seed(chosen.seed)
     with tempfile.TemporaryDirectory() as temporary:
         out = (chosen.out or Path(temporary)).absolute()
@@ -326,11 +329,11 @@ def main() -> None:
             sys.exit(f"error: {out} is not empty; choose a new folder")
         if chosen.what == "experiment":
             number = signal.Signals[f"SIG{chosen.signal}"]
-            print(experiment(out, chosen.kills or 30, number))
+            print(experiment(out, kills, number))
         elif chosen.what == "library":
-            print(library(out, chosen.kills or 30))
+            print(library(out, kills))
         else:
-            print(sweep(out, chosen.kills or 3))
+            print(sweep(out, kills))
 
 
 if __name__ == "__main__":

@@ -84,9 +84,9 @@ class FeasibleFirst:
 
     def __call__(self, observations: Observations, actions: Actions) -> Float[Array, "batch"]:
         margin = self.safety(observations, actions)
-        # Into (0, 2), above whatever is not feasible, in the order of ``among``.
-        preferred = 1 + jax.nn.soft_sign(self.among(observations, actions))
-        return jnp.where(margin > 0, preferred, jnp.minimum(margin, 0.0))
+        # Below whatever a critic says, in the order of the margin.
+        infeasible = 1e30 * (jnp.minimum(margin, 0.0) - 1)
+        return jnp.where(margin > 0, self.among(observations, actions), infeasible)
 
 
 @struct.dataclass

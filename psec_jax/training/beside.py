@@ -9,8 +9,8 @@ from typing import Any
 class Beside(AbstractContextManager):
     """``beside(call, *arguments)`` runs calls in one thread, in their order, one at a time.
 
-    A call waits until the one before has returned, so that no more than one keeps its arguments in
-    memory. What a call raises is raised by the next one, by ``wait()``, or on leaving the context.
+    A call waits until the one before has returned. What a call raises is raised by the next one,
+    by ``wait()``, or on leaving the context.
     """
 
     def __init__(self):

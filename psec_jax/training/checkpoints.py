@@ -101,12 +101,14 @@ class Track:
 
     def best(self, like: Any) -> tuple[int, Any] | None:
         """The step of greatest score and its state; None where no state was given a score."""
-        self._manager.wait_until_finished()
+        with _explained(self._folder):
+            self._manager.wait_until_finished()
         scores = {0: -inf}
         for step in self._manager.all_steps():
-            if (metrics := self._manager.metrics(step)) is not None:
+            metrics = self._manager.metrics(step)
+            if metrics is not None and _score(metrics) > -inf:
                 scores[step] = _score(metrics)
-        best = int(of_the_first(max(scores, key=scores.__getitem__)))
+        best = int(of_the_first(max(scores, key=lambda step: (scores[step], step))))
         return None if best == 0 else (best, self._read(best, like))
 
     def _read(self, step: int, like: Any) -> Any:
@@ -131,9 +133,12 @@ class Track:
         import orbax.checkpoint as ocp
 
         stopping = anywhere(self._checkpoints.stopping)
-        if last or stopping or step - self._saved >= self._checkpoints.every:
-            scored, score = after() or (None, None)
-            metrics = {"score": float(of_the_first(score)) if scored == step else -inf}
+        every = self._checkpoints.every
+        # The same steps whether interrupted or not.
+        if last or stopping or step // every > self._saved // every:
+            scored, score = after() or (None, -inf)
+            known = scored == step and score == score
+            metrics = {"score": float(of_the_first(score if known else -inf))}
             # The next chunk reuses the state's memory while this is still being written.
             copy = jax.tree.map(jnp.copy, state)
             with _explained(self._folder):

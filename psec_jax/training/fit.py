@@ -62,7 +62,7 @@ def fit(
     equals 0…m and then, with ``state`` and ``start=m``, m…n.
 
     After ``join_processes`` all processes must make the same calls, with equal data, keys and
-    states; each returns the same, and the first alone writes.
+    states, and an ``inspect`` that does alike; each returns the same, and the first alone writes.
 
     After ``every`` updates, and the last, ``inspect(step, state)`` is called in a thread beside
     the training, one call at a time, and has returned before a later state is saved. With
@@ -185,6 +185,7 @@ def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
                         one.writer.write(one.label, step, mean)
                 inspected = any(one.inspect for one in fits)
                 if inspected and (step % every == 0 or step == steps):
+                    beside.wait()
                     beside(_inspect, fits, step, unstacked(layout.returned(state), len(fits)))
                 if track is not None:
                     track.keep(step, state, last=step == steps, after=beside.wait)

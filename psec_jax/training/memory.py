@@ -43,6 +43,7 @@ def predicted_memory(
     seeds: int = 1,
     chunk: int = 100,
     checkpoints: bool = False,
+    inspected: bool = False,
 ) -> Memory:
     """The memory of a ``fit`` of ``seeds`` learners side by side on the same data and one device.
 
@@ -51,8 +52,8 @@ def predicted_memory(
     is XLA's own count for the program that ``fit`` would compile, on the device that JAX uses now.
 
     The phases: on entering the first states are copied, the data are laid out on the device, the
-    updates run (with ``checkpoints`` beside a state that is being saved), and each seed's result
-    is a copy.
+    updates run (with ``checkpoints`` beside a state that is being saved, and where ``inspected``
+    beside one that is shown), and each seed's result is a copy.
     """
     learner = jax.eval_shape(lambda same: same, learner)
     columns = {name: _shape(arrays[name]) for name in learner.columns}
@@ -75,6 +76,7 @@ def predicted_memory(
             ("updates",),
         ),
         ("state to save", saved, ("updates",)),
+        ("state that is shown", states * inspected * (1 + several), ("updates",)),
         ("results, unstacked", states * several, ("results",)),
         ("results", states, ("results",)),
     ]

@@ -21,7 +21,7 @@ from psec_jax.report import results
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["scale=smoke", "chain=walker_walk", "methods=[zero_shot]", "seeds=[0,1]"]
-WORDS += ["pretrain.steps=2000", "evaluation.episodes=1", "progress=false"]
+WORDS += ["pretrain.steps=4000", "evaluation.episodes=1", "progress=false"]
 
 
 def start(out: Path) -> list[subprocess.Popen]:
@@ -80,7 +80,7 @@ def test_two_processes_stop_together_go_on_and_leave_what_one_does(tmp_path):
         # An episode of 1000 steps makes much of a last digit; parameters are compared below.
         np.testing.assert_allclose(one.value, other.value, rtol=0.5)
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (alone, out)]
-    assert len(lines[0]) == len(lines[1]) == 40
+    assert len(lines[0]) == len(lines[1]) == 80
     for seed in (0, 1):
         bases = [SkillLibrary.open(f / f"seed_{seed}" / "library").base for f in (alone, out)]
         for one, other in zip(*(jax.tree.leaves(base.params) for base in bases), strict=True):

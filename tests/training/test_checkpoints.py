@@ -98,6 +98,26 @@ def test_the_best_state_is_kept_beside_the_last_and_returned_where_asked_for(
     assert same(best, states[4]) and same(last, states[10])
 
 
+@pytest.mark.parametrize("at", [3, 4, 7])
+def test_the_best_state_is_the_same_after_an_interruption(learner, dataset, tmp_path, same, at):
+    """Also where the state of the interruption is none that would have been saved."""
+    options = {"chunk": 1, "every": 2, "best": True}
+    whole = train(learner, dataset, Checkpoints(tmp_path / "whole", 2), inspect=scored, **options)
+    checkpoints = Checkpoints(tmp_path / "parts", 2)
+
+    class Writer:
+        def write(self, label, step, metrics):
+            checkpoints.stopping |= step == at
+
+        def rewind(self, label, step):
+            pass
+
+    with pytest.raises(Interrupted):
+        train(learner, dataset, checkpoints, inspect=scored, writer=Writer(), **options)
+    rest = Checkpoints(tmp_path / "parts", 2)
+    assert same(train(learner, dataset, rest, inspect=scored, **options), whole)
+
+
 def test_the_best_is_the_best_on_average_of_those_side_by_side(learner, dataset, tmp_path, same):
     def one(factor):
         options = {"every": 2, "inspect": lambda step, _: factor * SCORES[step], "best": True}
