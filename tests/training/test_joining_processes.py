@@ -109,13 +109,13 @@ import jax
 from psec_jax import join_processes
 from psec_jax.training.devices import Layout
 sys.path.insert(0, sys.argv[1])
-import test_processes
+import test_joining_processes
 join_processes()
 join_processes()
 assert jax.process_count() == 2 and jax.local_device_count() == 2
-for work, shape in test_processes.SHAPES.items():
+for work, shape in test_joining_processes.SHAPES.items():
     assert Layout.of(*work).mesh.devices.shape == shape
-test_processes.learn(Path(sys.argv[2]))
+test_joining_processes.learn(Path(sys.argv[2]))
 """
 
 
