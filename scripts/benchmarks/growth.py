@@ -15,7 +15,7 @@ from psec_jax.policies import Policy
 from psec_jax.training import fit, side_by_side
 from psec_jax.training.fit import Learner
 
-STEPS = 20
+STEPS = 60
 SKILLS, SEEDS, BATCHES = (1, 2, 4, 8, 16), (1, 2, 5), (64, 256, 1024)
 
 
