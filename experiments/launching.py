@@ -16,8 +16,9 @@ from experiments.recording import start_recording
 from experiments.sharing import own_folder
 from experiments.signals import saving_at_signals
 from experiments.status import Status
+from psec_jax.data.download import DownloadFailed
 from psec_jax.data.registry import home
-from psec_jax.errors import NotJoined, NotSaved
+from psec_jax.errors import BrokenFile, NotJoined, NotSaved
 from psec_jax.training import Interrupted, join_processes
 from psec_jax.training.processes import leads
 
@@ -28,7 +29,7 @@ def launch(config: DictConfig, schema: type, check: Callable, run: Callable) -> 
     Several processes that one command started share the run; a job of a sweep has one, wherever it
     is. A folder that holds an interrupted run is gone on with, and one that is finished is only
     shown. What the user can mend ends it in one line: a configuration that cannot be run, a folder
-    of another one, a missing package, a full disk.
+    of another one, a missing package, data that are broken or out of reach, a full disk.
     """
     keep_compiled_programs()
     try:
@@ -36,7 +37,7 @@ def launch(config: DictConfig, schema: type, check: Callable, run: Callable) -> 
             join_processes()
         with own_folder(Path(HydraConfig.get().runtime.output_dir)) as out:
             launch_in(out, config, schema, check, run)
-    except (ConfigError, ImportError, NotJoined, NotSaved) as error:
+    except (ConfigError, ImportError, BrokenFile, DownloadFailed, NotJoined, NotSaved) as error:
         sys.exit(f"error: {error}")
 
 

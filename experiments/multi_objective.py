@@ -10,6 +10,7 @@ and rewarding. Of several sampled actions the safest is acted.
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from experiments.recording import Recorder
 from experiments.simulators import Simulators
 from experiments.stages import Stages, each_seed, keep, library_of
 from psec_jax.data.registry import local_datasets
-from psec_jax.data.selection import safe_and_rewarding
+from psec_jax.data.selection import Selection, safe_and_rewarding
 from psec_jax.envs import known_ids
 from psec_jax.evaluation import scores, trace_weights
 from psec_jax.report import figures, published, results
@@ -35,36 +36,45 @@ from psec_jax.report.tables import Cells, safety_table
 SETTING = "multi_objective"
 
 
+@dataclass(frozen=True)
+class Data:
+    """What all seeds learn from: every trajectory, safe and not, and where a method needs them
+    those within the cost limit, and those both safe and rewarding, by which skills are mixed."""
+
+    all: psec.TransitionDataset
+    safe: Selection | None
+    best: Selection | None
+
+    @classmethod
+    def chosen(cls, config: MultiObjective) -> "Data":
+        """Raises ``ConfigError`` where the dataset lacks what a method needs."""
+        name, chosen = dataset_name(config), set(config.methods)
+        guided = chosen - {"bc", "bc_safe"}
+        mixing = guided - {"fisor", *config.objectives.skills}
+        try:
+            data = psec.load_dataset(name)
+            choose = partial(safe_and_rewarding, data, config.cost_limit)
+            safe = choose(return_quantile=0.0) if "bc_safe" in chosen else None
+            best = choose(config.return_quantile) if mixing else None
+            if guided:
+                for objective in config.objectives.options()["objectives"].values():
+                    data.columns(objective.columns)
+        except ValueError as error:
+            raise ConfigError(f"dataset {name}: {error}") from None
+        return cls(data, safe, best)
+
+
+@dataclass(frozen=True)
 class Seed(Stages):
-    """One seed of one configuration: its data, and what several methods build on, made once."""
+    """One seed of one configuration, and what several methods build on, made once."""
 
     config: MultiObjective
-
-    @functools.cached_property
-    def data(self) -> psec.TransitionDataset:
-        """All trajectories, safe and not."""
-        return psec.load_dataset(dataset_name(self.config))
-
-    @functools.cached_property
-    def safe_data(self) -> psec.TransitionDataset:
-        """The trajectories within the cost limit."""
-        return safe_and_rewarding(self.data, self.config.cost_limit, return_quantile=0.0).data
-
-    @functools.cached_property
-    def best_data(self) -> psec.TransitionDataset:
-        """The trajectories that are both safe and rewarding, which say how skills are mixed."""
-        selection = safe_and_rewarding(
-            self.data, self.config.cost_limit, self.config.return_quantile
-        )
-        print(f"context network (seed {self.seed}): {selection}", flush=True)
-        facts = {"safe": selection.safe, "chosen": selection.chosen}
-        self.recorder.text(f"selection_seed_{self.seed}.json", json.dumps(facts) + "\n")
-        return selection.data
+    data: Data
 
     @functools.cached_property
     def library(self) -> psec.SkillLibrary:
         """Around π₀, by behaviour cloning of all data."""
-        base = self.clone("pretrain", self.data, self.config.pretrain)
+        base = self.clone("pretrain", self.data.all, self.config.pretrain)
         return library_of(base, self.out / "library")
 
     @functools.cached_property
@@ -73,11 +83,11 @@ class Seed(Stages):
         objectives = self.config.objectives
         skills, critics = psec.learn_skills(
             self.library.base,
-            self.data,
+            self.data.all,
             skills={name: plan.build() for name, plan in objectives.skills.items()},
             adapter=self.config.adapter.build("low_rank"),
             **self.config.skill.options(),
-            **objectives.options(self.data),
+            **objectives.options(self.data.all),
             **self.fitting("skills"),
         )
         for name, learnt in skills.items():
@@ -103,19 +113,19 @@ def bc(run: Seed) -> Any:
 
 def bc_safe(run: Seed) -> Any:
     """Cloning of the safe trajectories."""
-    return run.clone("bc_safe", run.safe_data, run.config.scratch)
+    return run.clone("bc_safe", run.data.safe.data, run.config.scratch)
 
 
 def fisor(run: Seed) -> Any:
     """One policy whose samples are weighed by feasibility and, where feasible, by reward."""
-    backbone = run.config.backbone.build(run.data.action_size)
-    statistics = psec.Statistics.of(run.data.observations)
+    backbone = run.config.backbone.build(run.data.all.action_size)
+    statistics = psec.Statistics.of(run.data.all.observations)
     policy, critics = psec.improve(
         psec.Policy.create(backbone, statistics, run.key("create fisor")),
-        run.data,
+        run.data.all,
         weigh=run.config.objectives.fisor.build(),
         **run.config.scratch.options(),
-        **run.config.objectives.options(run.data),
+        **run.config.objectives.options(run.data.all),
         **run.fitting("fisor"),
     )
     return run.choosing(policy, critics)
@@ -133,7 +143,7 @@ def composed(run: Seed, level: str = "parameter", context: bool = True) -> Any:
     names = list(config.objectives.skills)
     agent = psec.compose(
         run.library,
-        run.best_data,
+        run.data.best.data,
         skills=names,
         level=level,
         context=context,
@@ -172,11 +182,18 @@ def run(config: MultiObjective, out: Path, recorder: Recorder) -> None:
     """Every method with every seed, then the table and the figures."""
     task, episodes = config.task, config.at_once * config.evaluation.episodes
     with Simulators(psec.envs.copies_at_once(task, episodes)) as simulators:
-        # Made before anything is learnt: a simulator may be missing.
+        # Before anything is learnt: a simulator may be missing, or data unfit.
         vector = simulators.of(task)
+        data = Data.chosen(config)
+        if data.best is not None:
+            print(f"context network: {data.best}", flush=True)
+            facts = {"safe": data.best.safe, "chosen": data.best.chosen}
+            recorder.text("selection.json", json.dumps(facts) + "\n")
         each_seed(
             config,
-            lambda seed: run_seed(Seed(config, seed, out / f"seed_{seed}", recorder), vector),
+            lambda seed: run_seed(
+                Seed(config, seed, out / f"seed_{seed}", recorder, data), vector
+            ),
             lambda seed: all(recorder.has(m, task, seed, "cost") for m in config.methods),
         )
     report(config, out, recorder)

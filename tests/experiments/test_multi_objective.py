@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hydra import compose, initialize_config_dir
 
 import psec_jax as psec
 from experiments.config import ConfigError, MultiObjective, parse
-from experiments.multi_objective import METHODS, Seed, check, dataset_name, run
+from experiments.multi_objective import METHODS, Data, check, dataset_name, run
 from experiments.recording import Recorder
 from psec_jax.data.hdf5 import write_hdf5
 from psec_jax.report import results
@@ -60,6 +61,14 @@ def file(tmp_path_factory) -> Path:
         costs=costs.ravel(),
     )
     write_hdf5(path, data)
+    return path
+
+
+@pytest.fixture(scope="module")
+def unsafe(file) -> Path:
+    """The two of these trajectories that cost 2."""
+    path = file.with_name("unsafe.hdf5")
+    write_hdf5(path, psec.load_dataset(str(file)).select([6, 7]))
     return path
 
 
@@ -126,10 +135,18 @@ def test_a_run_started_again_measures_only_what_is_missing(file, tmp_path):
     assert (tmp_path / "results.jsonl").read_text().splitlines(keepends=True) == whole
 
 
-def test_skills_come_from_all_data_and_cloning_safely_from_the_safe(file, tmp_path):
-    seed = Seed(configure(f"dataset={file}", "cost_limit=1"), 0, tmp_path, None)
-    assert len(seed.data.ends) == 8
-    assert len(seed.safe_data.ends) == 6 and seed.safe_data.cost_returns.max() == 1
+def test_skills_come_from_all_data_and_cloning_safely_from_the_safe(file):
+    data = Data.chosen(configure(f"dataset={file}", "cost_limit=1"))
+    assert len(data.all.ends) == 8
+    assert len(data.safe.data.ends) == 6 and data.safe.data.cost_returns.max() == 1
+    assert len(data.best.data.ends) == 3
+
+
+@pytest.mark.parametrize("method", ["bc", "fisor", "reward"])
+def test_a_limit_that_nothing_keeps_matters_only_to_methods_that_choose(method, unsafe):
+    config = configure(f"methods=[{method}]", f"dataset={unsafe}", "cost_limit=1")
+    data = Data.chosen(config)
+    assert len(data.all.ends) == 2 and data.safe is None and data.best is None
 
 
 @pytest.mark.parametrize(
@@ -177,24 +194,41 @@ def test_bad_words_are_refused_before_anything_is_computed(words, message):
         configure(*words)
 
 
-def test_data_without_costs_are_refused(tmp_path):
+def refused(folder: Path, *overrides: str) -> str:
+    """With what the run is refused, before anything is measured or learnt."""
+    config = configure("seeds=[0,1]", *overrides)
+    with closing(Recorder(folder)) as recorder, pytest.raises(ConfigError) as error:
+        run(config, folder, recorder)
+    assert not recorder.measurements() and not (folder / "metrics.jsonl").read_text()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("methods", [[], ["methods=[psec]"], ["methods=[reward]"]])
+def test_data_without_costs_are_refused(methods, tmp_path):
     data = psec.TransitionDataset(
         np.zeros((4, 7)), np.zeros((4, 2)), np.ones(4), np.zeros(4, bool), np.zeros(4, bool)
     )
     write_hdf5(tmp_path / "free.hdf5", data)
-    config = configure(f"dataset={tmp_path / 'free.hdf5'}", "methods=[bc_safe]", "seeds=[0]")
-    recorder = Recorder(tmp_path)
-    with pytest.raises(ValueError, match="these data have no costs"):
-        run(config, tmp_path, recorder)
-    recorder.close()
+    message = refused(tmp_path, f"dataset={tmp_path / 'free.hdf5'}", *methods)
+    assert message.startswith(f"dataset {tmp_path / 'free.hdf5'}: these data have no costs")
 
 
-def test_a_limit_that_nothing_keeps_says_how_far_it_would_have_to_go(file, tmp_path):
-    words = ("methods=[bc_safe]", "seeds=[0]", f"dataset={file}", "cost_limit=1")
-    seed = Seed(configure(*words), 0, tmp_path, None)
-    unsafe = seed.data.select([6, 7])
-    with pytest.raises(ValueError, match="the least costs 2; raise the cost limit"):
-        psec.safe_and_rewarding(unsafe, 1.0)
+@pytest.mark.parametrize("methods", [[], ["methods=[psec]"], ["methods=[bc,bc_safe]"]])
+def test_a_limit_that_nothing_keeps_says_how_far_it_would_have_to_go(methods, unsafe, tmp_path):
+    message = refused(tmp_path, f"dataset={unsafe}", "cost_limit=1", *methods)
+    assert message.endswith("the least costs 2; raise the cost limit")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [("none.hdf5", "none.hdf5 is missing"), ("CarRum", "did you mean dsrl/CarRun")],
+)
+def test_data_that_are_not_there_end_the_run_in_one_line(dataset, said, tmp_path):
+    process = launch(tmp_path / "run", f"dataset={dataset}")
+    assert process.returncode == 1
+    (line,) = process.stderr.splitlines()[-1:]
+    assert line.startswith("error: ") and said in line
+    assert "Traceback" not in process.stderr
 
 
 def test_a_task_whose_simulator_is_missing_names_the_extra(tmp_path):
