@@ -188,7 +188,10 @@ def _recording(out, config, logger, checkpoints) -> Iterator[Recorder]:
     if logger.kind == "wandb":
         lasting = {key: value for key, value in config.items() if key not in PASSING}
         identity = json.dumps(lasting, sort_keys=True)
-        run = Wandb(out, config, logger.mode, logger.project, logger.group, identity)
+        try:
+            run = Wandb(out, config, logger.mode, logger.project, logger.group, identity)
+        except ImportError as error:
+            print(f"{error}; this run is kept in local files only", flush=True)
     with run as wandb, closing(Recorder(out, wandb, **checkpoints)) as recorder:
         yield recorder
 

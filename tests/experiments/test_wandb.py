@@ -307,10 +307,14 @@ def test_online_without_a_login_the_real_package_keeps_files(tmp_path, real, cap
     assert len(kind_of(records(log), "history")) == 1
 
 
-def test_without_the_package_one_line_names_the_extra(tmp_path, monkeypatch):
+def test_without_the_package_one_line_names_the_extra_and_local_files_are_kept(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with (
-        pytest.raises(ImportError, match=r"psec-jax\[wandb\]"),
-        start_recording(tmp_path, {}, OFFLINE),
-    ):
-        pass
+    with start_recording(tmp_path, {}, OFFLINE) as recorder:
+        recorder.writer.write("walk", 1, {"loss": 0.5})
+        measure(recorder, "psec", 0, [1.0, 3.0])
+    (line, _) = capsys.readouterr().out.splitlines()
+    assert "pip install 'psec-jax[wandb]'" in line and "local files only" in line
+    assert '"loss": 0.5' in (tmp_path / "metrics.jsonl").read_text()
+    assert len(results.read([tmp_path / "results.jsonl"])) == 1
