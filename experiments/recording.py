@@ -1,6 +1,5 @@
 """Where a run's numbers, tables and figures go: its output folder, and W&B where asked."""
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.config import ConfigError, Logger
+from experiments.status import alone_in
 from experiments.sweeping import PASSING
 from psec_jax import Evaluation, SkillLibrary, TransitionDataset, storage
 from psec_jax.evaluation import Trace
@@ -176,7 +176,7 @@ def start_recording(
     run of another configuration, with what differs.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with _alone_in(out):
+    with alone_in(out):
         yield from _recording(out, config, logger, checkpoints)
 
 
@@ -194,20 +194,6 @@ def _recording(out, config, logger, checkpoints) -> Iterator[Recorder]:
             print(f"{error}; this run is kept in local files only", flush=True)
     with run as wandb, closing(Recorder(out, wandb, **checkpoints)) as recorder:
         yield recorder
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Refuses to write where another process does; the lock ends with its process."""
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{out} is being written by another process; wait for it or end it, or choose "
-                "another folder"
-            ) from None
-        yield
 
 
 def _refuse_another(out: Path, config: Mapping[str, Any]) -> None:

@@ -1,17 +1,22 @@
-"""How far a run is: ``status.json`` in its output folder."""
+"""How far a run is: ``status.json`` in its output folder, and a lock while it runs."""
 
+import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
+from experiments.config import ConfigError
 from psec_jax import storage
 from psec_jax.errors import BrokenFile
 from psec_jax.training import Interrupted
 
 _NAME = "status.json"
+_LOCK = ".lock"
 
 
 @dataclass
@@ -28,8 +33,12 @@ class Status:
     def read(cls, out: Path) -> "Status | None":
         """That of the run in ``out``; None where there is none.
 
-        A run whose process is gone from this host without a word was interrupted.
+        A run whose process is gone without a word, from whatever machine, was interrupted: it
+        no longer holds its lock. (A file system that keeps locks to one machine shows a run on
+        another so, too.)
         """
+        # Before the file is read: a run writes how it ended, and only then lets go.
+        held = _held(out)
         if not (out / _NAME).exists():
             return None
         facts = storage.read_json(out / _NAME)
@@ -37,12 +46,8 @@ class Status:
             status = cls(**facts)
         except TypeError as error:
             raise BrokenFile(f"{out / _NAME} holds no status: {error}") from None
-        if status.state == "running" and status.host == socket.gethostname():
-            try:
-                os.kill(status.process, 0)
-            except (ProcessLookupError, PermissionError):
-                # Gone, or its number is another user's process by now.
-                status.state = "interrupted"
+        if status.state == "running" and not held:
+            status.state = "interrupted"
         return status
 
     @classmethod
@@ -70,3 +75,38 @@ class Status:
     def _write(self, out: Path) -> None:
         with storage.new_file(out / _NAME) as temporary:
             storage.write_json(temporary, asdict(self))
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Refuses to write where another process does; the lock ends with its process."""
+    with (out / _LOCK).open("w") as file:
+        deadline = time.monotonic() + 1
+        while not _taken(file, fcntl.LOCK_EX):
+            # Who merely looks whether it is held lets go at once.
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{out} is being written by another process; wait for it or end it, or choose "
+                    "another folder"
+                )
+            time.sleep(0.05)
+        yield
+
+
+def _held(out: Path) -> bool:
+    """Whether a process is alone in ``out``."""
+    try:
+        with (out / _LOCK).open() as file:
+            return not _taken(file, fcntl.LOCK_SH)
+    except OSError:
+        # Where there is no lock, or none can be had, no run is at work.
+        return False
+
+
+def _taken(file: IO, kind: int) -> bool:
+    """Takes a lock, until ``file`` is closed, where nobody has it."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

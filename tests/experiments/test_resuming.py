@@ -1,10 +1,13 @@
 """Runs that were interrupted, and sweeps that were: they go on and come to the same end."""
 
+import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from experiments import continual, dynamics_shift
 from experiments.config import Continual, DynamicsShift, parse
 from experiments.recording import Recorder
-from experiments.status import Status
+from experiments.status import Status, alone_in
 from experiments.sweep_status import states
 from experiments.sweeping import job_folder
 from psec_jax.training import Checkpoints, Interrupted
@@ -148,22 +151,38 @@ def test_a_jobs_folder_follows_from_its_words_but_not_from_how_they_are_said():
     assert len(job_folder(["chain=walker"] * 100)) < 100
 
 
-def test_a_failed_run_says_why_and_a_process_that_is_gone_was_interrupted(tmp_path):
-    with pytest.raises(ZeroDivisionError), Status.kept(tmp_path):
+def test_a_failed_run_says_why_and_one_that_ended_well_is_finished(tmp_path):
+    with pytest.raises(ZeroDivisionError), alone_in(tmp_path), Status.kept(tmp_path):
         assert Status.read(tmp_path).state == "running"
         1 / 0  # noqa: B018
+    assert Status.read(tmp_path).state == "failed"
     assert Status.read(tmp_path).error == "ZeroDivisionError: division by zero"
-    with Status.kept(tmp_path) as status:
+    with alone_in(tmp_path), Status.kept(tmp_path) as status:
         assert status.state == "running"
     assert Status.read(tmp_path).state == "finished"
     with Status.kept(tmp_path) as status:
         assert status.state == "finished"
-    facts = json.loads((tmp_path / "status.json").read_text())
-    gone = subprocess.run(["true"]).returncode or 2**22 + 1
-    (tmp_path / "status.json").write_text(
-        json.dumps({**facts, "state": "running", "process": gone})
-    )
+
+
+@pytest.mark.parametrize("host", [socket.gethostname(), "elsewhere"])
+def test_running_is_who_holds_the_lock_on_whatever_host_and_by_whatever_number(host, tmp_path):
+    """A killed run's number may be another process' by now, here this one's."""
+    facts = {"state": "running", "host": host, "process": os.getpid()}
+    (tmp_path / "status.json").write_text(json.dumps(facts))
     assert Status.read(tmp_path).state == "interrupted"
+    with alone_in(tmp_path):
+        assert Status.read(tmp_path).state == "running"
+        assert Status.read(tmp_path).state == "running"
+    assert Status.read(tmp_path).state == "interrupted"
+
+
+def test_a_run_that_starts_while_its_status_is_looked_at_waits_for_the_look(tmp_path):
+    (tmp_path / ".lock").touch()
+    with (tmp_path / ".lock").open() as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.3, fcntl.flock, (look, fcntl.LOCK_UN)).start()
+        with alone_in(tmp_path):
+            pass
 
 
 def test_a_folder_with_a_run_is_refused_where_it_shall_not_be_gone_on_with(tmp_path):
