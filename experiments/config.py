@@ -6,6 +6,7 @@ against before anything is computed.
 
 import dataclasses
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.guidance import IqlPlan, Objectives
 from psec_jax import Adapter, DiffusionBackbone, GaussianBackbone, Optimisation
 from psec_jax.backbones import Backbone
+from psec_jax.data.references import find_reference
 from psec_jax.networks import Denoiser, GaussianActor, activation
 
 
@@ -291,6 +293,12 @@ class MultiObjective(Setting):
     objectives: Objectives = field(default_factory=Objectives)
     anchor: dict[str, float] | None = None
     anchor_strength: float = 1.0
+
+    def __post_init__(self):
+        # What DSRL calls a task means its environment.
+        with suppress(ValueError):
+            reference = find_reference(f"dsrl/{self.task.removeprefix('dsrl/')}")
+            self.task = reference.environment or self.task
 
 
 def parse(config: DictConfig, schema: type) -> Any:

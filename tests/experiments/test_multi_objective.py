@@ -150,6 +150,21 @@ def test_a_limit_that_nothing_keeps_matters_only_to_methods_that_choose(method, 
 
 
 @pytest.mark.parametrize(
+    ("said", "task"),
+    [
+        ("OfflineCarRun-v0", "bullet/carrun"),
+        ("dsrl/OfflineCarRunGymnasium-v0", "bullet/carrun"),
+        ("dsrl/CarRun", "bullet/carrun"),
+        ("OfflineMetadrive-easymean-v0", "metadrive/easymean"),
+        ("metadrive/easymean", "metadrive/easymean"),
+    ],
+)
+def test_a_task_may_be_called_as_dsrl_does(said, task):
+    assert configure(f"task={said}") == configure(f"task={task}")
+    assert configure(f"task={said}").task == task
+
+
+@pytest.mark.parametrize(
     ("words", "name"),
     [
         (["task=metadrive/easymean"], "local/metadrive-easymean-mixed"),
@@ -167,6 +182,8 @@ def test_data_are_named_by_task_and_source(words, name):
     [
         (["task=bullet/planerun"], "task 'bullet/planerun' is unknown"),
         (["task=mujoco/walker2d-v4"], "is unknown; expected one of bullet/antrun"),
+        (["task=dsrl/CarGoal1"], "task 'dsrl/CarGoal1' is unknown"),
+        (["task=walker2d-medium-v2"], "task 'walker2d-medium-v2' is unknown"),
         (["task=bullet/dronecircle"], "use dataset=dsrl"),
         (["cost_limit=0"], "cost limits must be above 0, not 0"),
         (["other_limits=[-1]"], "cost limits must be above 0"),
