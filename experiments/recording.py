@@ -1,7 +1,7 @@
 """Where a run's numbers, tables and figures go: its output folder, and W&B where asked."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -200,14 +200,24 @@ def _refuse_another(out: Path, config: Mapping[str, Any]) -> None:
     path = out / "config.json"
     if not path.exists():
         return
-    there, here = (_flat(c) for c in (json.loads(path.read_text()), config))
-    names = [name for name in (*there, *here) if name.split(".")[0] not in PASSING]
-    if different := [n for n in dict.fromkeys(names) if there.get(n) != here.get(n)]:
-        lines = [f"  {name}: {there.get(name)} there, {here.get(name)} now" for name in different]
+    if different := differences(json.loads(path.read_text()), config):
+        lines = [
+            f"  {name}: {there} there, {here} now" for name, (there, here) in different.items()
+        ]
         raise ConfigError(
             f"{out} holds a run of another configuration; choose another folder "
             "(hydra.run.dir=…) or the same words as then:\n" + "\n".join(lines)
         )
+
+
+def differences(
+    one: Mapping[str, Any], other: Mapping[str, Any], but: Collection[str] = PASSING
+) -> dict[str, tuple[Any, Any]]:
+    """Where two configurations differ, ``but`` for these keys and what is below them: key → its
+    value in each."""
+    first, second = _flat(one), _flat(other)
+    names = [name for name in first | second if name.partition(".")[0] not in but]
+    return {n: (first.get(n), second.get(n)) for n in names if first.get(n) != second.get(n)}
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -15,13 +15,17 @@ from typing import Any
 
 from experiments import dynamics_shift, multi_objective
 from experiments.continual import METHODS
+from experiments.recording import differences
 from experiments.status import Status
+from experiments.sweeping import PASSING
 from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures, published, results
 from psec_jax.report.results import Measurement
 from psec_jax.report.tables import markdown, published_table, returns_table, safety_table
 
 Run = tuple[dict[str, Any], list[Measurement]]
+# In what runs may differ and still be seeds of one cell: how they went, and what else they hold.
+APART = (*PASSING, "seeds", "side_by_side", "methods", "task", "other_limits")
 LABELS = {name: method.label for name, method in METHODS.items()}
 
 
@@ -173,16 +177,35 @@ def _finished(run: Path) -> bool:
 
 
 def _pooled(runs: list[Run]) -> list[Measurement]:
+    """All measurements; raises ``ValueError`` where one cell, a method on a task, was measured in
+    several configurations."""
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    for config, rows in runs:
+        # What the data themselves return stands in no table.
+        shown = [row for row in rows if row.metric != "demonstrations"]
+        for cell in dict.fromkeys((row.method, row.task) for row in shown):
+            if different := differences(first.setdefault(cell, config), config, APART):
+                lines = [
+                    f"  {name}: {one} and {other}" for name, (one, other) in different.items()
+                ]
+                raise ValueError(
+                    f"runs of {' on '.join(cell)} are no seeds of one configuration; report on "
+                    "each from a folder of its own. They differ in:\n" + "\n".join(lines)
+                )
+    return _measurements(runs)
+
+
+def _measurements(runs: list[Run]) -> list[Measurement]:
     return [row for _, rows in runs for row in rows]
 
 
 def _rows(runs: list[Run]) -> list[tuple[str, str]]:
-    found = {row.method for row in _pooled(runs)}
+    found = {row.method for row in _measurements(runs)}
     return [(name, method.label) for name, method in METHODS.items() if name in found]
 
 
 def _columns(runs: list[Run], metric: str = "return") -> list[str]:
-    return list(dict.fromkeys(row.task for row in _pooled(runs) if row.metric == metric))
+    return list(dict.fromkeys(row.task for row in _measurements(runs) if row.metric == metric))
 
 
 def _against(
@@ -193,14 +216,15 @@ def _against(
 ) -> dict[str, dict[float, Summary]]:
     """Method → quantity → summary, where runs that share the quantity are seeds of one point."""
     column = _columns(runs, metric)[0]
-    points: dict[float, list[Measurement]] = {}
+    points: dict[float, list[Run]] = {}
     for config, rows in runs:
-        points.setdefault(quantity(config), []).extend(rows)
+        points.setdefault(quantity(config), []).append((config, rows))
+    summaries = {at: results.summaries(_pooled(points[at]), metric) for at in sorted(points)}
     curves: dict[str, dict[float, Summary]] = {}
     for name, label in labels.items():
-        for at, rows in sorted(points.items()):
-            if (summary := results.summaries(rows, metric).get((name, column))) is not None:
-                curves.setdefault(label, {})[at] = summary
+        for at, found in summaries.items():
+            if (name, column) in found:
+                curves.setdefault(label, {})[at] = found[name, column]
     return curves
 
 

@@ -93,3 +93,48 @@ def test_rewards_and_costs_of_several_tasks_and_limits_are_normalised(tmp_path):
     assert "| bullet/carrun | 1.00 / 2.00 |" in strict
     assert "| bullet/carrun | **1.00 / 0.50*** |" in lenient
     assert "BulletGym mean (2 tasks)" in strict and "| 0.83 / 0.00 |" in lenient
+
+
+def test_runs_of_one_cell_in_different_configurations_are_refused_and_seeds_are_pooled(tmp_path):
+    def write(name, seed, **words):
+        config = {"seeds": [seed], "logger": {"kind": name}, "adapter": {"rank": 8}, **words}
+        write_run(tmp_path / name, config, [("psec", seed, "return", 1, [float(seed)])])
+
+    write("a", 0)
+    write("b", 2, methods=["psec", "scratch"])
+    main(["continual_table", str(tmp_path)])
+    assert "| PSEC | **1** [0, 2] |" in (tmp_path / "continual_table.md").read_text()
+    write("c", 4, adapter={"rank": 16})
+    with pytest.raises(SystemExit) as error:
+        main(["continual_table", str(tmp_path)])
+    assert str(error.value).startswith("error: runs of psec on S→W are no seeds of one")
+    assert str(error.value).splitlines()[1:] == ["  adapter.rank: 8 and 16"]
+    main(["rank_ablation", str(tmp_path)])
+    assert "| PSEC | 1 [0, 2] | 4 [4, 4] |" in (tmp_path / "rank_ablation.md").read_text()
+    write("d", 6, adapter={"rank": 16}, scale="demo")
+    with pytest.raises(SystemExit, match="scale: None and demo"):
+        main(["rank_ablation", str(tmp_path)])
+
+
+def test_limits_may_differ_between_tasks_but_not_between_the_seeds_of_one(tmp_path):
+    def write(name, limit):
+        rows = [
+            ("multi_objective", "bullet/" + name, "psec", m, [9.0]) for m in ("return", "cost")
+        ]
+        config = {"cost_limit": limit, "other_limits": []}
+        write_rows(tmp_path / f"{name}{limit}", config, rows)
+
+    write("carrun", 10)
+    write("ballrun", 20)
+    main(["multi_objective_table", str(tmp_path)])
+    write("carrun", 20)
+    with pytest.raises(SystemExit, match="cost_limit: 10 and 20"):
+        main(["multi_objective_table", str(tmp_path)])
+
+
+def test_methods_may_differ_in_configuration_though_their_data_are_the_same(tmp_path):
+    for rank, method in ((4, "psec"), (8, "psec_fixed")):
+        rows = [("demonstrations", 0, "demonstrations", 0, [3.0]), (method, 0, "return", 1, [2.0])]
+        write_run(tmp_path / method, {"adapter": {"rank": rank}}, rows)
+    main(["continual_table", str(tmp_path)])
+    assert (tmp_path / "continual_table.md").read_text().count("2** [2, 2]") == 2
