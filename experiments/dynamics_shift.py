@@ -209,7 +209,7 @@ def run(config: DynamicsShift, out: Path, recorder: Recorder) -> None:
     def finished(seed: int) -> bool:
         return recorder.has("demonstrations", column, seed, "demonstrations")
 
-    with Simulators(config.at_once * config.evaluation.episodes) as simulators:
+    with Simulators(config.at_once * min(50, config.evaluation.episodes)) as simulators:
         each_seed(
             config,
             lambda seed: run_seed(

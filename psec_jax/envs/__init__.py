@@ -54,11 +54,18 @@ def make(env_id: str, num_envs: int) -> VectorEnv:
 def copies_at_once(env_id: str, episodes: int) -> int:
     """How many copies are worth making for so many episodes, which they share out evenly.
 
-    Where each copy is a process there are four for each core, as those whose episode has ended
-    early leave it to the others; elsewhere there are 50.
+    Where each copy is a process there are four for each core that this one may use, as those whose
+    episode has ended early leave it to the others; there are never more than 50.
     """
-    most = 4 * (os.cpu_count() or 1) if parse(env_id)[0] == "metadrive" else 50
+    most = min(50, 4 * _cores()) if parse(env_id)[0] == "metadrive" else 50
     return -(-episodes // -(-episodes // most))
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system can tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _metadrive(env_id: str, name: str, num_envs: int) -> VectorEnv:

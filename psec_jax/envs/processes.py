@@ -1,7 +1,6 @@
 """Vector environments whose copies each have a process of their own."""
 
 import contextlib
-import copy
 import subprocess
 import sys
 from multiprocessing import Pipe
@@ -9,30 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 
-from psec_jax.envs.in_process import Seeds, checked_actions, one_seed_each, still
+from psec_jax.envs.vector import EpisodeVectorEnv
 
 WORKER = Path(__file__).with_name("worker.py")
 
 
-class ProcessVectorEnv(VectorEnv):
+class ProcessVectorEnv(EpisodeVectorEnv):
     """``num_envs`` copies of what ``function(*arguments)`` of the file ``path`` makes.
 
     The processes are fresh interpreters that load that file alone. Nothing is forked, which JAX's
     threads would not survive, and the program's main script is not run again in each of them, as
-    ``multiprocessing`` would. An episode that has ended stays where it is until the next reset:
-    its steps do nothing, reward nothing and take no time.
+    ``multiprocessing`` would.
 
     Raises ``RuntimeError``, here and at each reset and step, where a copy raises or its process
     dies; every process has ended then. They also end with this process, however it ends.
     """
 
     def __init__(self, env_id: str, path: Path, function: str, arguments: tuple, num_envs: int):
-        self.env_id = env_id
-        self.num_envs = num_envs
-        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.env_id, self.num_envs = env_id, num_envs
         self._failure: str | None = None
         self._processes: list[subprocess.Popen] = []
         self._connections = []
@@ -49,37 +43,13 @@ class ProcessVectorEnv(VectorEnv):
                     )
                 )
         spaces = self._exchange({i: (str(path), function, arguments) for i in range(num_envs)})
-        self.single_observation_space, self.single_action_space = spaces[0]
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        super().__init__(num_envs, *spaces[0])
 
-    def reset(
-        self, *, seed: Seeds = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        seeds = one_seed_each(seed, self.num_envs)
-        answers = self._exchange({i: ("reset", one, options) for i, one in enumerate(seeds)})
-        infos: dict[str, Any] = {}
-        for i, (_, info) in answers.items():
-            infos = self._add_info(infos, info, i)
-        self._observations = np.array([observation for observation, _ in answers.values()])
-        self._over = np.zeros(self.num_envs, bool)
-        self._still = still(infos, self.num_envs)
-        return self._observations, infos
+    def reset_copies(self, seeds: dict[int, int | None], options: dict | None) -> dict:
+        return self._exchange({i: ("reset", one, options) for i, one in seeds.items()})
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        actions = checked_actions(actions, self.action_space)
-        answers = self._exchange({i: ("step", actions[i]) for i in np.flatnonzero(~self._over)})
-        observations, rewards = self._observations.copy(), np.zeros(self.num_envs)
-        terminations, truncations = np.zeros((2, self.num_envs), bool)
-        infos = copy.deepcopy(self._still)
-        for i, answer in answers.items():
-            observations[i], rewards[i], terminations[i], truncations[i], info = answer
-            infos = self._add_info(infos, info, i)
-        self._over |= terminations | truncations
-        self._observations = observations
-        return observations, rewards, terminations, truncations, infos
+    def step_copies(self, actions: dict[int, np.ndarray]) -> dict:
+        return self._exchange({i: ("step", action) for i, action in actions.items()})
 
     def render(self) -> tuple[np.ndarray, ...]:
         """A picture of each copy."""

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from psec_jax.envs.vector import EpisodeVectorEnv
+
 
 @dataclass(frozen=True)
 class Step:
@@ -36,12 +38,15 @@ def rollout(
     """One episode of each environment, all at once, until the last one ends.
 
     ``act`` maps observations (n, obs) to actions (n, act); ``seeds`` gives one seed for each of
-    the first environments. Those beyond, and those whose seed is None, are never active.
+    the first environments. Those beyond, and those whose seed is None, are never active; those of
+    this package are not even stepped.
     ``options`` go to the reset.
     """
     seeds = [*seeds, *[None] * (envs.num_envs - len(seeds))]
-    observations, _ = envs.reset(seed=[int(seed or 0) for seed in seeds], options=options)
     active = np.array([seed is not None for seed in seeds])
+    if isinstance(envs, EpisodeVectorEnv):
+        options = {**(options or {}), "reset_mask": active}
+    observations, _ = envs.reset(seed=[int(seed or 0) for seed in seeds], options=options)
     while active.any():
         observations = np.array(observations)
         actions = act(observations)

@@ -117,7 +117,7 @@ def test_there_are_no_more_than_four_processes_for_a_core_with_even_shares(recip
         raise InterruptedError
 
     monkeypatch.setattr(demonstrations.envs, "make", make)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 3}, raising=False)
     with pytest.raises(InterruptedError):
         roll_out(recipe.of_size(40), seed=0)
     longest = max(part.trajectories for part in recipe.of_size(40).parts)

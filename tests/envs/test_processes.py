@@ -94,6 +94,26 @@ def test_a_copy_that_is_through_is_not_stepped(processes):
         np.testing.assert_array_equal(observations[:, 1], [2, 3, 3])
 
 
+def test_copies_left_out_of_a_reset_stay_as_they_were_and_over_where_never_reset():
+    for vector in (make(), InProcessVectorEnv(Cheap, 3)):
+        actions = np.zeros((3, 3))
+        actions[2] = 1  # would make it fail
+        observations, infos = vector.reset(
+            seed=[2, 3, 4], options={"reset_mask": np.array([True, True, False])}
+        )
+        np.testing.assert_array_equal(observations[:, 0], [2, 3, 0])
+        np.testing.assert_array_equal(infos["cost"], [0, 0, 0])
+        for _ in range(3):
+            *_, infos = vector.step(actions)
+        np.testing.assert_array_equal(infos["cost"], [1.5, 1.5, 0])
+        observations, _ = vector.reset(
+            seed=[5, 5, 5], options={"reset_mask": np.array([True, False, False])}
+        )
+        np.testing.assert_array_equal(observations[:, :2], [[5, 0], [3, 3], [0, 0]])
+        np.testing.assert_array_equal(vector.step(actions)[0][:, 1], [1, 4, 0])
+        vector.close()
+
+
 def test_pictures_are_of_the_moment_and_change_nothing(processes):
     processes.reset(seed=[2, 3, 4])
     first = processes.step(np.zeros((3, 3)))[0]

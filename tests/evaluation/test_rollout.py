@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from psec_jax.envs.in_process import InProcessVectorEnv
 from psec_jax.evaluation import rollout
 
 
@@ -98,3 +99,14 @@ def test_costs_are_those_of_the_step_that_the_last_of_an_episode_included(autore
 def test_costs_are_zero_where_the_simulator_has_none():
     for step in play([3, 0], 3):
         np.testing.assert_array_equal(step.costs, [0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("seeds", [[3, 4], [3, None, 4], [None, None, 5]])
+def test_copies_without_a_seed_are_not_stepped(seeds):
+    envs = InProcessVectorEnv(Counter, 4)
+    for _ in range(2):
+        steps = list(rollout(envs, lambda observations: observations[:, :1] * 0, seeds))
+        lengths = [0 if seed is None else seed % 7 + 1 for seed in [*seeds, None, None][:4]]
+        assert [sum(step.active[i] for step in steps) for i in range(4)] == lengths
+        taken = [getattr(env, "steps", 0) for env in envs.envs]
+        assert taken == lengths
