@@ -109,9 +109,8 @@ class Recorder:
         header = ",".join(["step", *names])
         steps = np.arange(len(trace.rewards))
         table = np.column_stack([steps, trace.weights, trace.rewards, trace.costs])
-        np.savetxt(
-            self.out / f"{name}.csv", table, delimiter=",", header=header, comments="", fmt="%.6g"
-        )
+        with storage.new_file(self.out / f"{name}.csv") as path:
+            np.savetxt(path, table, delimiter=",", header=header, comments="", fmt="%.6g")
         path = self.out / f"{name}.png"
         figures.weights_over_episode(path, trace, skills, title)
         self.figure(path)
@@ -128,7 +127,7 @@ class Recorder:
                 self._wandb.write(name, int(step), dict(zip(names, values, strict=True)))
 
     def text(self, name: str, content: str) -> None:
-        (self.out / name).write_text(content)
+        storage.write_text(self.out / name, content)
         if self._wandb is not None:
             self._wandb.summary(name, content)
 
@@ -182,8 +181,9 @@ def start_recording(
 
 def _recording(out, config, logger, checkpoints) -> Iterator[Recorder]:
     _refuse_another(out, config)
-    with storage.new_file(out / "config.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    storage.write_text(
+        out / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    )
     run = nullcontext()
     if logger.kind == "wandb":
         lasting = {key: value for key, value in config.items() if key not in PASSING}

@@ -18,6 +18,7 @@ from experiments.continual import METHODS
 from experiments.recording import differences
 from experiments.status import Status
 from experiments.sweeping import PASSING
+from psec_jax import storage
 from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures, published, results
 from psec_jax.report.results import Measurement
@@ -34,10 +35,11 @@ def continual_table(runs: list[Run], out: Path) -> list[Path]:
     rows, columns = _rows(runs), _columns(runs)
     summaries = results.summaries(_pooled(runs))
     table, figure = out / "continual_table.md", out / "continual_table.png"
-    table.write_text(
+    storage.write_text(
+        table,
         returns_table(summaries, rows, columns)
         + "\nAs the paper reports:\n\n"
-        + published_table(published.CONTINUAL, rows, columns)
+        + published_table(published.CONTINUAL, rows, columns),
     )
     figures.bars(figure, summaries, rows, columns, published.CONTINUAL)
     return [table, figure]
@@ -94,7 +96,7 @@ def dynamics_shift_table(runs: list[Run], out: Path) -> list[Path]:
     text = returns_table(summaries, rows, columns, digits=1)
     if reported := published_table(paper, published.DYNAMICS_SHIFT_ROWS, columns):
         text += "\nAs the paper reports, read off its bars, on D4RL's data:\n\n" + reported
-    table.write_text(text)
+    storage.write_text(table, text)
     figures.bars(figure, summaries, rows, columns, paper, ylabel="normalised score")
     return [table, figure]
 
@@ -134,7 +136,7 @@ def multi_objective_table(runs: list[Run], out: Path) -> list[Path]:
             written.append(out / name)
     table = out / "multi_objective_table.md"
     parts.append("As the paper reports, on DSRL's data:\n\n" + published.multi_objective(tasks))
-    table.write_text("\n".join(parts))
+    storage.write_text(table, "\n".join(parts))
     return [table, *written]
 
 
@@ -249,7 +251,7 @@ def _curve_report(
 
     table, figure = out / f"{name}.md", out / f"{name}.png"
     rows = [(label, label) for label in curves]
-    table.write_text(markdown(rows, [f"{x:g}" for x in xs], cell, corner=xlabel))
+    storage.write_text(table, markdown(rows, [f"{x:g}" for x in xs], cell, corner=xlabel))
     figures.lines(figure, curves, xlabel, paper, logarithmic, ylabel=ylabel)
     return [table, figure]
 

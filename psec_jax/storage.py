@@ -102,14 +102,24 @@ def saving(target: Path) -> Iterator[None]:
 
 @contextmanager
 def writing_beside(target: Path) -> Iterator[None]:
+    """Raises an ``OSError`` that names the folder, or ``NotSaved`` where there is no room."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield
+        with saving(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield
+    except NotSaved:
+        raise
     except OSError as error:
         raise type(error)(
             f"cannot write in {target.parent} ({error.strerror}); choose another folder or change "
             "its permissions"
         ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """In place of what was there, whole or not at all."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, facts: Mapping[str, Any]) -> None:

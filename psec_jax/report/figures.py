@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from psec_jax import storage
 from psec_jax.evaluation import Trace
 from psec_jax.evaluation.statistics import Summary
 
@@ -158,7 +159,7 @@ def distribution(
         axes.set_ylabel("cost")
     axes.set_xlabel("return")
     axes.set_title(title)
-    figure.savefig(path, dpi=100)
+    _save(figure, path, dpi=100)
 
 
 def weights_over_episode(
@@ -191,7 +192,7 @@ def weights_over_episode(
     below.set_xlabel("environment step")
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    _save(figure, path, dpi=150)
 
 
 def picture_strip(
@@ -208,7 +209,7 @@ def picture_strip(
         words = "\n".join(f"{name} {weight:.2f}" for name, weight in weights)
         axes.set_title(f"step {step}\n{words}", fontsize=8)
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    _save(figure, path, dpi=120)
 
 
 def _colour(index: int) -> dict[str, str]:
@@ -230,4 +231,9 @@ def _finish(figure, axes, path: Path, title: str) -> None:
     axes.set_title(title)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.savefig(path, dpi=150)
+    _save(figure, path, dpi=150)
+
+
+def _save(figure: "Figure", path: Path, dpi: int) -> None:
+    with storage.new_file(path) as temporary:
+        figure.savefig(temporary, dpi=dpi)

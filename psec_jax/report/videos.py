@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from psec_jax import storage
+
 
 def animation(
     path: Path,
@@ -16,4 +18,5 @@ def animation(
     """The pictures one after another, over and over, as a GIF file."""
     first, *others = map(Image.fromarray, pictures)
     milliseconds = round(1000 / pictures_per_second)
-    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
+    with storage.new_file(path) as temporary:
+        first.save(temporary, save_all=True, append_images=others, duration=milliseconds, loop=0)

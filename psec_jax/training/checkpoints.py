@@ -61,7 +61,8 @@ class Checkpoints:
             ),
             best_fn=_score,
         )
-        manager = ocp.CheckpointManager(folder, options=options)
+        with _explained(folder):
+            manager = ocp.CheckpointManager(folder, options=options)
         self.fitting = True
         try:
             yield Track(self, manager, folder)
@@ -167,8 +168,10 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def _folder_name(label: str, like: Any) -> str:
-    """Of letters that every file system takes, and different for other labels and trees."""
+    """Of letters that every file system takes, no longer than it takes (seeds side by side have a
+    label each), and different for other labels and trees."""
     layout = jax.tree_util.tree_leaves_with_path(like)
     words = [f"{path} {leaf.dtype} {leaf.shape}" for path, leaf in layout]
     digest = hashlib.sha256(f"{label} {words}".encode()).hexdigest()[:6]
-    return f"{re.sub(r'[^A-Za-z0-9]+', '_', label).strip('_')}-{digest}"
+    readable = re.sub(r"[^A-Za-z0-9]+", "_", label)[:80].strip("_")
+    return f"{readable}-{digest}"

@@ -184,6 +184,14 @@ def test_a_learner_of_other_shapes_never_meets_the_states_of_this_one(
         train(learner, dataset, Checkpoints(tmp_path), label="x", steps=4)
 
 
+def test_a_label_longer_than_a_file_name_may_be_keeps_its_states(learner, dataset, tmp_path, same):
+    label = " + ".join(f"a skill of some length (seed {seed})" for seed in range(12))
+    kept = train(learner, dataset, Checkpoints(tmp_path), label=label)
+    same(kept, train(learner, dataset, Checkpoints(tmp_path), label=label))
+    train(learner, dataset, Checkpoints(tmp_path), label=f"{label} + one more")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_rewinding_forgets_later_rows_of_that_label_alone_and_torn_ones(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with JsonLines(path) as writer:
