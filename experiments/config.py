@@ -237,6 +237,7 @@ class ContinualComposer(Composer):
 @dataclass
 class ContinualEvaluation(EvaluationPlan):
     curve_every: int = MISSING
+    best: bool = MISSING
 
 
 @dataclass

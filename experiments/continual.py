@@ -110,16 +110,17 @@ def run_seed(
         options |= {"progress": config.progress, **recorder.fit_options}
         if inspect is not None and config.evaluation.curve_every:
             options |= {"every": config.evaluation.curve_every, "inspect": inspect}
+            options |= {"best": config.evaluation.best}
         return options
 
     def curve(method: str, task: str, deploy: Callable[[Any], Any]) -> Callable:
-        return lambda step, learnt: record(
-            task=task,
-            method=method,
-            step=step,
-            metric="learning_return",
-            evaluation=evaluate(deploy(learnt), task),
-        )
+        def measured(step: int, learnt: Any) -> float:
+            found = evaluate(deploy(learnt), task)
+            name = "learning_return"
+            record(task=task, method=method, step=step, metric=name, evaluation=found)
+            return found.mean
+
+        return measured
 
     for task in targets:
         recorder.demonstrations(data[task], setting="continual", task=task, seed=seed)
@@ -245,6 +246,8 @@ def check(config: Continual) -> None:
     named = {chain.source} | {t for c in chain.columns for t in (c.target, *c.skills)}
     if unknown := sorted(named - set(chain.tasks)):
         raise ConfigError(f"tasks {unknown} are not in chain.tasks, which has {list(chain.tasks)}")
+    if config.evaluation.best and not config.evaluation.curve_every:
+        raise ConfigError("evaluation.best needs evaluation.curve_every, which finds the best")
     levels = {METHODS[name].level for name in config.methods}
     if "noise" in levels and config.backbone.kind != "diffusion":
         raise ConfigError(

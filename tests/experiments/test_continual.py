@@ -119,6 +119,18 @@ def test_another_runs_base_can_be_used_instead_of_pretraining(tmp_path, finished
     assert used.fingerprint == given.fingerprint
 
 
+def test_the_best_state_on_the_way_is_what_is_learnt(tmp_path):
+    words = ["chain=walker_walk", "methods=[scratch]", "scratch.learning_rate=0.1"]
+    plan = ["evaluation.curve_every=5", "checkpoint.every=5", "evaluation.best=true"]
+    process = launch(tmp_path, *words, *plan)
+    assert process.returncode == 0, process.stderr
+    rows = results.read([tmp_path / "results.jsonl"])
+    curve = {row.step: row.value for row in rows if row.metric == "learning_return"}
+    (final,) = (row.value for row in rows if row.metric == "return")
+    assert sorted(curve) == [5, 10, 15, 20]
+    assert final == pytest.approx(max(curve.values())) and final > curve[20]
+
+
 def test_the_gaussian_backbone_runs_where_noise_is_not_mixed(tmp_path):
     config = configure(
         "backbone=gaussian", "chain=walker_walk", "methods=[scratch,asec,psec_mlp,psec]"
@@ -157,6 +169,7 @@ def test_source_trajectories_join_the_context_networks_data(tmp_path):
         ("chain.source=fly", "fly"),
         ("logger.kind=printer", "printer"),
         ("evaluation.episodes=0", "episodes"),
+        ("evaluation.best=true", "curve_every"),
     ],
 )
 def test_a_wrong_configuration_is_refused_and_named(override, named):
