@@ -12,9 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 class Layout:
     """How ``seeds`` trained at once, and the rows of each one's batch, lie on the devices.
 
-    Seeds are shared out first, for they have nothing to say to each other; devices that remain
-    share each batch. Every process takes part: where neither can be divided further, ``copy`` of
-    them do the same. ``mesh`` is None where all is on one device.
+    The work is divided as far as it can be, and where seeds and batch divide it equally, by seeds,
+    which have nothing to say to each other. Every process takes part: where neither can be divided
+    further, ``copy`` of them do the same. ``mesh`` is None where all is on one device.
     """
 
     seeds: int

@@ -14,6 +14,7 @@ from psec_jax.learners import CriticLearner, GuidedLearner, SkillLearner
 from psec_jax.policies import Policy
 from psec_jax.training import fit, side_by_side
 from psec_jax.training.fit import Learner
+from psec_jax.training.seeds import stacked
 
 STEPS = 60
 SKILLS, SEEDS, BATCHES = (1, 2, 4, 8, 16), (1, 2, 5), (64, 256, 1024)
@@ -60,11 +61,14 @@ def growth(batch: int, repeats: int) -> dict:
         }
 
     def of_seeds(count: int) -> dict:
-        keys = jax.random.split(jax.random.key(0), count)
-        act = jax.jit(jax.vmap(acting_skills.sample, in_axes=(0, None)))
+        inputs = stacked(
+            [(acting_skills, jax.random.key(i), observations[10 * i :][:10]) for i in range(count)]
+        )
+        act = type(acting_skills).sample
+        act = jax.jit(jax.vmap(act) if count > 1 else act)
         return {
             **three(seeds=count),
-            "acting, 10 walkers a seed, ms": milliseconds(partial(act, keys, observations[:10])),
+            "acting, 10 walkers a seed, ms": milliseconds(partial(act, *inputs)),
         }
 
     def of_batch(size: int) -> dict:
