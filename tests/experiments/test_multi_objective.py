@@ -46,41 +46,22 @@ def launch(folder: Path, *overrides: str, **environment: str) -> subprocess.Comp
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory) -> Path:
-    """Eight ballrun trajectories of two steps: costs 0, 1 and 2, returns that rise with cost."""
-    generator = np.random.default_rng(0)
-    costs = np.array([[0, 0], [0, 0], [0, 0], [0, 0], [1, 0], [1, 0], [1, 1], [1, 1]], float)
-    rewards = costs + np.linspace(0, 0.7, 8)[:, None]
-    path = tmp_path_factory.mktemp("data") / "ballrun.hdf5"
-    data = psec.TransitionDataset(
-        observations=generator.normal(size=(16, 7)),
-        actions=np.tanh(generator.normal(size=(16, 2))),
-        rewards=rewards.ravel(),
-        terminations=np.zeros(16, bool),
-        truncations=np.arange(16) % 2 == 1,
-        costs=costs.ravel(),
-    )
-    write_hdf5(path, data)
-    return path
-
-
-@pytest.fixture(scope="module")
-def unsafe(file) -> Path:
+def unsafe(ballrun) -> Path:
     """The two of these trajectories that cost 2."""
-    path = file.with_name("unsafe.hdf5")
-    write_hdf5(path, psec.load_dataset(str(file)).select([6, 7]))
+    path = ballrun.with_name("unsafe.hdf5")
+    write_hdf5(path, psec.load_dataset(str(ballrun)).select([6, 7]))
     return path
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, file) -> tuple[Path, str]:
+def finished(tmp_path_factory, ballrun) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("multi_objective") / "run"
     process = launch(
         out,
         "seeds=[2]",
         f"methods=[{','.join(METHODS)},reward,safety,frugal]",
         "objectives=reward_safety_energy",
-        f"dataset={file}",
+        f"dataset={ballrun}",
         "cost_limit=1",
         "other_limits=[50]",
     )
@@ -124,8 +105,8 @@ def test_the_context_networks_data_are_chosen_and_counted(finished):
     assert "8 trajectories, 6 of them safe, 3 of these chosen" in printed
 
 
-def test_a_run_started_again_measures_only_what_is_missing(file, tmp_path):
-    config = configure("methods=[bc,psec]", "seeds=[0]", f"dataset={file}", "cost_limit=1")
+def test_a_run_started_again_measures_only_what_is_missing(ballrun, tmp_path):
+    config = configure("methods=[bc,psec]", "seeds=[0]", f"dataset={ballrun}", "cost_limit=1")
     recorder = Recorder(tmp_path)
     run(config, tmp_path, recorder)
     whole = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
@@ -135,8 +116,8 @@ def test_a_run_started_again_measures_only_what_is_missing(file, tmp_path):
     assert (tmp_path / "results.jsonl").read_text().splitlines(keepends=True) == whole
 
 
-def test_skills_come_from_all_data_and_cloning_safely_from_the_safe(file):
-    data = Data.chosen(configure(f"dataset={file}", "cost_limit=1"))
+def test_skills_come_from_all_data_and_cloning_safely_from_the_safe(ballrun):
+    data = Data.chosen(configure(f"dataset={ballrun}", "cost_limit=1"))
     assert len(data.all.ends) == 8
     assert len(data.safe.data.ends) == 6 and data.safe.data.cost_returns.max() == 1
     assert len(data.best.data.ends) == 3

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments import continual, dynamics_shift
-from experiments.config import Continual, DynamicsShift, parse
+from experiments import continual, dynamics_shift, multi_objective
+from experiments.config import Continual, DynamicsShift, MultiObjective, parse
 from experiments.recording import Recorder
 from experiments.status import Status, alone_in
 from experiments.sweep_status import states
@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "continual": (continual, Continual, ("chain=walker_walk", "evaluation.curve_every=10")),
     "dynamics_shift": (dynamics_shift, DynamicsShift, ("critics.candidates=2",)),
+    "multi_objective": (multi_objective, MultiObjective, ("task=bullet/ballrun", "cost_limit=1")),
 }
 SMALL = ("scale=smoke", "chain=walker_walk", "evaluation.episodes=1", "progress=false")
 
@@ -38,11 +39,13 @@ def contents(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_seeds_side_by_side_stopped_within_each_stage_come_to_the_same_end(
-    setting, tmp_path, monkeypatch
+    setting, tmp_path, monkeypatch, ballrun
 ):
     """Each start is stopped in the first fit that has anything left to learn."""
     runner, schema, words = SETTINGS[setting]
     words = ["scale=smoke", "methods=[psec]", "seeds=[0,1]", "evaluation.episodes=1", *words]
+    if setting == "multi_objective":
+        words.append(f"dataset={ballrun}")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = parse(compose(setting, [*words, "progress=false"]), schema)
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
