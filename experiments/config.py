@@ -37,6 +37,7 @@ class Diffusion:
     sampler: str = MISSING
     sampling_steps: int | None = None
     compute: str = "float32"
+    noise: str = "posterior"
 
     def build(self, action_size: int) -> Backbone:
         activation(self.activation)
@@ -51,6 +52,7 @@ class Diffusion:
             self.sampler,
             self.sampling_steps,
             self.compute,
+            self.noise,
         )
 
 

@@ -27,6 +27,8 @@ class DiffusionBackbone:
     ``sampler`` is ``ddpm`` (ancestral, always all ``diffusion_steps``) or ``ddim``
     (deterministic, in ``sampling_steps`` of them; all where None). ``compute`` is the type in
     which the network computes, ``float32`` or ``bfloat16``; parameters and losses stay float32.
+    ``noise`` is what ``ddpm`` adds at each step but the last: ``posterior``, of the posterior's
+    variance, or ``beta``, of variance β_t, as PSEC's published code does.
     """
 
     action_size: int
@@ -36,11 +38,18 @@ class DiffusionBackbone:
     sampler: str = "ddpm"
     sampling_steps: int | None = None
     compute: str = "float32"
+    noise: str = "posterior"
 
     def __post_init__(self):
         _check_choice("compute", self.compute, COMPUTE)
         _check_choice("schedule", self.schedule, diffusion.SCHEDULES)
         _check_choice("sampler", self.sampler, ("ddpm", "ddim"))
+        _check_choice("noise", self.noise, diffusion.NOISES)
+        if self.sampler == "ddim" and self.noise != "posterior":
+            raise ValueError(
+                f"noise={self.noise!r} needs sampler='ddpm': ddim adds no noise; leave noise at "
+                "'posterior'"
+            )
         _check_at_least_one("diffusion_steps", self.diffusion_steps)
         if self.sampling_steps is not None:
             _check_at_least_one("sampling_steps", self.sampling_steps)
@@ -77,7 +86,9 @@ class DiffusionBackbone:
             return diffusion.ddim_sample(
                 predict, schedule, key, observations, self.action_size, self.sampling_steps
             )
-        return diffusion.ddpm_sample(predict, schedule, key, observations, self.action_size)
+        return diffusion.ddpm_sample(
+            predict, schedule, key, observations, self.action_size, noise=self.noise
+        )
 
 
 @dataclass(frozen=True)

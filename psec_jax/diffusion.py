@@ -59,6 +59,23 @@ def linear_schedule(steps: int, beta_min: float = 1e-4, beta_max: float = 0.02) 
 SCHEDULES = {"vp": vp_schedule, "cosine": cosine_schedule, "linear": linear_schedule}
 
 
+def posterior_noise(schedule: Schedule) -> Float[np.ndarray, "step"]:
+    """√β̃_t with the posterior variance β̃_t = β_t (1 − ᾱ_{t−1})/(1 − ᾱ_t), which is 0 at t = 1
+    (Ho et al., 2020, eq. 7): right for data at a single point."""
+    before = np.concatenate([[1.0], schedule.alpha_bars[:-1]])
+    betas = 1 - schedule.alphas
+    return np.sqrt(betas * (1 - before) / (1 - schedule.alpha_bars))
+
+
+def beta_noise(schedule: Schedule) -> Float[np.ndarray, "step"]:
+    """√β_t, and 0 at t = 1, where no noise is added: right for standard normal data (Ho et al.,
+    2020, section 3.2); what PSEC's published code adds."""
+    return np.concatenate([[0.0], np.sqrt(1 - schedule.alphas[1:])])
+
+
+NOISES = {"posterior": posterior_noise, "beta": beta_noise}
+
+
 def add_noise(schedule: Schedule, actions: Array, noise: Array, time: Array) -> Array:
     """q(a_t | a) = √ᾱ_t a + √(1 − ᾱ_t) ε, with integer ``time`` (batch,)."""
     alpha_bar = jnp.asarray(schedule.alpha_bars)[time][..., None]
@@ -88,16 +105,15 @@ def ddpm_sample(
     observations: Float[Array, "batch observation"],
     action_size: int,
     clip: bool = True,
+    noise: str = "posterior",
 ) -> Float[Array, "batch action"]:
     """Ancestral sampling from N(0, I) through all T steps, without noise at the last.
 
-    a_{t−1} = (a_t − β_t/√(1 − ᾱ_t) ε_θ)/√α_t + √β̃_t z, clipped to [−1, 1] after each step, with
-    the posterior variance β̃_t = β_t (1 − ᾱ_{t−1})/(1 − ᾱ_t).
+    a_{t−1} = (a_t − β_t/√(1 − ᾱ_t) ε_θ)/√α_t + σ_t z, clipped to [−1, 1] after each step, with
+    the σ_t that ``noise`` names in ``NOISES``.
     """
-    before = np.concatenate([[1.0], schedule.alpha_bars[:-1]])
-    betas = 1 - schedule.alphas
-    noise_scales = np.sqrt(betas * (1 - before) / (1 - schedule.alpha_bars))
-    slopes = betas / np.sqrt(1 - schedule.alpha_bars)
+    noise_scales = NOISES[noise](schedule)
+    slopes = (1 - schedule.alphas) / np.sqrt(1 - schedule.alpha_bars)
     steps = np.arange(schedule.steps)[::-1]
     keys = jax.random.split(key, schedule.steps + 1)
 

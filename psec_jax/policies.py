@@ -239,9 +239,10 @@ def backbone_to_dict(backbone: Backbone) -> dict[str, Any]:
         for f in dataclasses.fields(backbone)
         if f.name != "network"
     }
-    if fields["compute"] == "float32":
-        # What was saved before there was a choice keeps its fingerprint.
-        del fields["compute"]
+    for name, default in (("compute", "float32"), ("noise", "posterior")):
+        if fields.get(name) == default:
+            # What was saved before there was a choice keeps its fingerprint.
+            del fields[name]
     network = backbone.network
     settings = {
         f.name: _plain(getattr(network, f.name))

@@ -11,6 +11,7 @@ from scipy import stats
 from psec_jax import DiffusionBackbone, GaussianBackbone, Policy
 from psec_jax.diffusion import SCHEDULES
 from psec_jax.networks import Denoiser, GaussianActor
+from psec_jax.policies import backbone_to_dict, fingerprint
 
 OBSERVATIONS = np.zeros((2000, 5), np.float32)
 DDIM = [{"sampler": "ddim", "sampling_steps": steps} for steps in (None, 3, 1)]
@@ -151,11 +152,47 @@ def test_one_ddim_step_is_the_predicted_clean_action(schedule):
         ({"sampler": "ddim", "sampling_steps": 0}, "sampling_steps must be an integer"),
         ({"sampler": "ddpm", "sampling_steps": 3}, "needs sampler='ddim'"),
         ({"sampler": "ddim", "sampling_steps": 6}, "must be at most diffusion_steps=5"),
+        ({"noise": "none"}, "noise 'none' is unknown; expected one of .*'beta', 'posterior'"),
+        ({"noise": "beta", "sampler": "ddim"}, "noise='beta' needs sampler='ddpm'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DiffusionBackbone(2, **settings)
+
+
+def test_the_backbone_adds_the_noise_that_it_names(diffusion):
+    """After one of two steps zero predictions leave a₁/√α₂ + σ₂ z, and the last adds nothing."""
+    schedule, key = SCHEDULES["vp"](2), jax.random.key(0)
+    start_key, noise_key, _ = jax.random.split(key, 3)
+    start, z = (jax.random.normal(k, (len(OBSERVATIONS), 2)) for k in (start_key, noise_key))
+    alphas = schedule.alphas
+    bars = schedule.alpha_bars
+    deviations = {
+        "beta": np.sqrt(1 - alphas[1]),
+        "posterior": np.sqrt((1 - alphas[1]) * (1 - bars[0]) / (1 - bars[1])),
+    }
+    for noise, deviation in deviations.items():
+        backbone = DiffusionBackbone(2, diffusion_steps=2, noise=noise)
+        actions = backbone.sample(lambda a, t, s: jnp.zeros_like(a), key, OBSERVATIONS)
+        between = np.clip(start / np.sqrt(alphas[1]) + deviation * z, -1, 1)
+        expected = np.clip(between / np.sqrt(alphas[0]), -1, 1)
+        np.testing.assert_allclose(actions, expected, atol=1e-5)
+
+
+def test_settings_at_their_defaults_leave_descriptions_as_they_were(diffusion):
+    """So what was saved before there was a choice keeps its fingerprint."""
+    settings = backbone_to_dict(DiffusionBackbone(2))["settings"]
+    assert settings == {
+        "action_size": 2,
+        "schedule": "vp",
+        "diffusion_steps": 5,
+        "sampler": "ddpm",
+        "sampling_steps": None,
+    }
+    chosen = dataclasses.replace(diffusion.backbone, noise="beta")
+    assert backbone_to_dict(chosen)["settings"]["noise"] == "beta"
+    assert fingerprint(diffusion.replace(backbone=chosen)) != fingerprint(diffusion)
 
 
 def test_dropout_is_active_exactly_when_it_is_given_a_key(statistics):

@@ -7,13 +7,16 @@ from hypothesis import strategies as st
 
 from psec_jax import diffusion
 from psec_jax.diffusion import (
+    NOISES,
     SCHEDULES,
     add_noise,
+    beta_noise,
     cosine_schedule,
     ddim_sample,
     ddpm_sample,
     denoising_loss,
     linear_schedule,
+    posterior_noise,
     vp_schedule,
 )
 
@@ -201,6 +204,60 @@ def test_clipped_ddim_moves_between_a_clean_action_in_bounds_and_the_noise_left(
         clean, _ = np.linalg.solve(mixing, np.stack([before[:, 0], after[:, 0]]))
         assert np.abs(clean).max() == pytest.approx(1, abs=1e-4)
     assert np.abs(last).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "deviations"),
+    [("posterior", [0, 0.399, 0.653, 0.813, 0.899]), ("beta", [0, 0.677, 0.797, 0.869, 0.914])],
+)
+def test_noise_of_the_papers_schedule(name, deviations):
+    np.testing.assert_allclose(NOISES[name](vp_schedule(5)), deviations, atol=5e-4)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@given(steps=st.integers(1, 1000))
+def test_beta_noise_is_the_marginal_noise_that_one_step_adds(name, steps):
+    """1 − ᾱ_t = α_t (1 − ᾱ_{t−1}) + β_t, and β̃_t is β_t (1 − ᾱ_{t−1})/(1 − ᾱ_t)."""
+    schedule = SCHEDULES[name](steps)
+    left = 1 - schedule.alpha_bars.astype(np.float64)
+    beta, posterior = beta_noise(schedule), posterior_noise(schedule)
+    assert beta[0] == posterior[0] == 0
+    shrunk = beta[1:] * np.sqrt(left[:-1] / left[1:])
+    np.testing.assert_allclose(posterior[1:], shrunk, rtol=1e-5)
+    added = left[1:] - schedule.alphas[1:].astype(np.float64) * left[:-1]
+    np.testing.assert_allclose(beta[1:] ** 2, added, atol=1e-6)
+
+
+def test_kinds_of_noise_differ_in_nothing_but_their_size(monkeypatch):
+    """The same key draws the same z, and the means are the same."""
+    monkeypatch.setattr(diffusion.jax.lax, "scan", scan_in_python)
+    schedule, key = vp_schedule(5), jax.random.key(0)
+
+    def chain(noise):
+        seen = []
+
+        def record(noisy, time, observations):
+            seen.append(noisy)
+            return 0.3 * noisy
+
+        last = ddpm_sample(record, schedule, key, OBSERVATIONS[:4], 2, clip=False, noise=noise)
+        chain, drawn = [*seen, last], []
+        for time, before, after in zip([4, 3, 2, 1, 0], chain, chain[1:], strict=False):
+            slope = (1 - schedule.alphas[time]) / np.sqrt(1 - schedule.alpha_bars[time])
+            mean = (before - slope * 0.3 * before) / np.sqrt(schedule.alphas[time])
+            drawn.append(np.asarray(after - mean))
+        return chain[0], drawn
+
+    (start, posterior), (other_start, beta) = chain("posterior"), chain("beta")
+    np.testing.assert_array_equal(start, other_start)
+    scales = zip(posterior_noise(schedule)[::-1], beta_noise(schedule)[::-1], strict=True)
+    for index, (small, large) in enumerate(scales):
+        if index < 4:
+            np.testing.assert_allclose(
+                posterior[index] / small, beta[index] / large, rtol=1e-3, atol=1e-4
+            )
+        else:
+            np.testing.assert_allclose(beta[index], 0, atol=1e-6)
 
 
 def test_ddpm_walks_through_all_times_with_fresh_noise_at_each(monkeypatch):
