@@ -20,8 +20,9 @@ Actions = Float[Array, "batch action"]
 class Critics:
     """Frozen V and Q of one objective, on raw observations and actions.
 
-    Called on observations and actions it says how good they are, greater being better whatever
-    the objective, so it is a scorer for best-of-N acting.
+    ``network`` computes both, unless V has its own ``value_network``. Called on observations and
+    actions it says how good they are, greater being better whatever the objective, so it is a
+    scorer for best-of-N acting.
     """
 
     value_params: Any
@@ -29,6 +30,7 @@ class Critics:
     statistics: Statistics
     network: Critic = struct.field(pytree_node=False)
     greater_is_better: bool = struct.field(pytree_node=False)
+    value_network: Critic | None = struct.field(pytree_node=False, default=None)
 
     def __call__(
         self,
@@ -43,8 +45,9 @@ class Critics:
 
     def value(self, observations: Observations) -> Float[Array, "batch"]:
         """V(s)."""
+        network = self.network if self.value_network is None else self.value_network
         normalised = self.statistics.normalise(observations)
-        return self.network.apply({"params": self.value_params}, normalised)
+        return network.apply({"params": self.value_params}, normalised)
 
     def qs(
         self,
@@ -103,7 +106,8 @@ class CriticLearner:
     V(s) goes to the ``expectile`` of the pessimistic target Q over the actions in the data, on
     the side that the objective calls better: 0.5 is the behaviour's own value, towards 1 that of
     the best action seen. Q(s, a) goes to the objective's target with V(s'). ``ema_rate`` of the
-    optimisation is the target networks' rate.
+    optimisation is the target networks' rate. V has Q's ``network`` unless it is given its own:
+    PSEC's published code has ``value_network=Critic(input_norm=True)``.
     """
 
     statistics: Statistics
@@ -112,6 +116,7 @@ class CriticLearner:
     expectile: float = struct.field(pytree_node=False, default=0.7)
     network: Critic = struct.field(pytree_node=False, default=Critic())
     ensemble: int = struct.field(pytree_node=False, default=2)
+    value_network: Critic | None = struct.field(pytree_node=False, default=None)
 
     name = "critics"
 
@@ -126,7 +131,8 @@ class CriticLearner:
     def init(self, key: jax.Array, example: dict[str, Array]) -> CriticState:
         observations, actions = example["observations"], example["actions"]
         value_key, q_key = jax.random.split(key)
-        value = self.network.init(value_key, observations)["params"]
+        value_network = self.network if self.value_network is None else self.value_network
+        value = value_network.init(value_key, observations)["params"]
         q = jax.vmap(lambda k: self.network.init(k, observations, actions)["params"])(
             jax.random.split(q_key, self.ensemble)
         )
@@ -167,6 +173,7 @@ class CriticLearner:
             self.statistics,
             self.network,
             self.objective.greater_is_better,
+            self.value_network,
         )
 
 

@@ -34,9 +34,28 @@ def test_fresh_weights_are_exactly_even_in_every_state(module, skills, observati
     np.testing.assert_array_equal(weights, np.full((2, skills), np.float32(1 / skills)))
 
 
-def test_a_fresh_context_network_learns_from_the_state():
-    """Its output is even whatever the state, but its gradient is not."""
-    context = ContextNetwork(2, (8,))
+@pytest.mark.parametrize("module", [ContextNetwork, ConstantWeights])
+def test_weights_that_start_at_zero_are_those_of_the_base(module, carrying, gaussian):
+    context = module(3, start="zero")
+    composed = ComposedPolicy.create(carrying, context, "parameter", KEY)
+    states = 10 * np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    np.testing.assert_array_equal(composed.weights(states), np.zeros((6, 3)))
+    alone = gaussian.act(KEY, states)
+    np.testing.assert_allclose(composed.act(KEY, states), alone, atol=1e-6)
+    even = ComposedPolicy.create(carrying, module(3), "parameter", KEY)
+    assert np.abs(even.act(KEY, states) - alone).max() > 1e-3
+
+
+@pytest.mark.parametrize("module", [ContextNetwork, ConstantWeights])
+def test_a_start_that_is_not_known_is_refused(module, carrying):
+    with pytest.raises(ValueError, match=r"start 'base' is unknown; .*\['even', 'zero'\]"):
+        ComposedPolicy.create(carrying, module(3, start="base"), "parameter", KEY)
+
+
+@pytest.mark.parametrize("start", ["even", "zero"])
+def test_a_fresh_context_network_learns_from_the_state(start):
+    """Its output is one whatever the state, but its gradient is not."""
+    context = ContextNetwork(2, (8,), start)
     params = context.init(KEY, jnp.zeros((1, 5)))
     states = np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
     gradients = [

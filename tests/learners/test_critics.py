@@ -497,3 +497,46 @@ def test_critics_of_several_seeds_can_be_learnt_at_once(statistics, batch):
 def test_expectiles_outside_zero_to_one_are_refused(statistics, expectile):
     with pytest.raises(ValueError, match=rf"expectile must be in \(0, 1\), not {expectile}"):
         CriticLearner(statistics, Return(), Optimisation(), expectile)
+
+
+# Networks
+
+
+def test_input_norm_forgets_the_inputs_mean_and_scale():
+    """And nothing else: without it the network tells the two apart."""
+    inputs = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    moved = 3 * inputs + 7
+    for norm in (True, False):
+        network = Critic(hidden=(8,), input_norm=norm)
+        params = network.init(KEY, inputs)
+        assert ("norm" in params["params"]) == norm
+        same = np.allclose(network.apply(params, inputs), network.apply(params, moved), atol=1e-4)
+        assert same == norm
+
+
+def test_the_value_may_have_a_network_of_its_own(dataset, statistics):
+    """It is learnt, and Q is then what it is without."""
+    names = ("observations", "actions", "next_observations", "rewards", "terminations")
+    batch = {name: jnp.asarray(column) for name, column in dataset.columns(names).items()}
+    shared, own = Critic(hidden=(8,)), Critic(hidden=(8, 4), input_norm=True)
+    states = {}
+    for network in (shared, own):
+        learner = CriticLearner(
+            statistics,
+            Return(),
+            Optimisation(steps=5),
+            network=shared,
+            value_network=None if network is shared else own,
+        )
+        before = learner.init(KEY, batch)
+        after, _ = learner.update(before, batch, KEY)
+        states[network] = after
+        params = after.value.params
+        expected = network.apply({"params": params}, statistics.normalise(batch["observations"]))
+        value = learner.result(after).value(batch["observations"])
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before.value.params, params)
+        assert min(jax.tree.leaves(moved)) > 0
+    assert states[own].value.params.keys() == {"norm", "hidden_0", "hidden_1", "value"}
+    assert states[shared].value.params.keys() == {"hidden_0", "value"}
+    assert jax.tree.structure(states[own].q) == jax.tree.structure(states[shared].q)
