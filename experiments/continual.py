@@ -209,16 +209,20 @@ def report(config: Continual, out: Path, recorder: Recorder) -> None:
     columns = [column.name for column in config.chain.columns]
     summaries = recorder.summaries("return")
     experts = recorder.summaries("demonstrations")
-    references = {c.name: experts["demonstrations", c.target].mean for c in config.chain.columns}
+    references = {
+        column.name: experts["demonstrations", column.target].mean
+        for column in config.chain.columns
+        if ("demonstrations", column.target) in experts
+    }
     counts = next(iter(summaries.values()))
     parts = [
         "Return: mean and 95 % bootstrap interval over "
         f"{counts.episodes} episodes ({counts.seeds} seed(s)).\n",
         returns_table(summaries, rows, columns),
-        "The demonstrations themselves: "
-        + ", ".join(f"{column} {value:.0f}" for column, value in references.items())
-        + ".\n",
     ]
+    if references:
+        shown = ", ".join(f"{column} {value:.0f}" for column, value in references.items())
+        parts.append(f"The demonstrations themselves: {shown}.\n")
     if {"asec", "nsec"} & set(config.methods):
         parts.append("ASEC and NSEC mix π₀ with policies trained from scratch.\n")
     if reported := published_table(published.CONTINUAL, rows, columns):

@@ -55,7 +55,7 @@ def save_arrays(path: Path, data: TransitionDataset, statistics: Statistics) -> 
         path,
         observations=np.asarray(statistics.normalise(data.observations)),
         actions=data.actions,
-        rewards=data.rewards,
+        rewards=data.columns(["rewards"])["rewards"],
         terminations=data.terminations,
         truncations=data.truncations,
     )

@@ -251,20 +251,22 @@ def report(config: DynamicsShift, out: Path, recorder: Recorder) -> None:
     columns = [column_name(config)]
     summaries = recorder.summaries("score")
     one = next(iter(summaries.values()))
-    data = recorder.summaries("demonstrations")["demonstrations", columns[0]]
-    reached = scores.d4rl_score(config.robot.reference, data.mean)
     parts = [
         "Normalised score (0 random, 100 expert): mean and 95 % bootstrap interval over "
         f"{one.episodes} episodes ({one.seeds} seed(s)).\n",
         returns_table(summaries, rows, columns, digits=1),
-        f"The target's data themselves: {reached:.1f}.\n",
     ]
+    references = {
+        column: float(scores.d4rl_score(config.robot.reference, data.mean))
+        for (_, column), data in recorder.summaries("demonstrations").items()
+    }
+    if references:
+        parts.append(f"The target's data themselves: {references[columns[0]]:.1f}.\n")
     paper = published.dynamics_shift(columns)
     if reported := published_table(paper, published.DYNAMICS_SHIFT_ROWS, columns):
         parts.append("As the paper reports, read off its bars, on D4RL's data:\n\n" + reported)
     recorder.text("table.md", "\n".join(parts))
     figure = out / "scores.png"
-    references = {columns[0]: float(reached)}
     figures.bars(figure, summaries, rows, columns, paper, references, ylabel="normalised score")
     recorder.figure(figure)
 

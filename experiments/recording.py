@@ -70,8 +70,8 @@ class Recorder:
     def demonstrations(
         self, data: TransitionDataset, *, setting: str, task: str, seed: int
     ) -> None:
-        """The return of the demonstrations themselves."""
-        if self.has("demonstrations", task, seed, "demonstrations"):
+        """The return of the demonstrations themselves, where they have rewards."""
+        if data.rewards is None or self.has("demonstrations", task, seed, "demonstrations"):
             return
         values = tuple(float(value) for value in data.returns)
         row = results.Measurement(

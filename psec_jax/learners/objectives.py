@@ -57,9 +57,10 @@ class Return:
         robots of different rewards.
 
         IQL divides D4RL's locomotion rewards by a thousandth of the range of returns, which gives
-        a deviation near 0.25 there, but a few trajectories have hardly a range.
+        a deviation near 0.25 there, but a few trajectories have hardly a range. Raises
+        ``ValueError`` for data without rewards.
         """
-        found = float(np.std(data.rewards, dtype=np.float64))
+        found = float(np.std(data.columns(["rewards"])["rewards"], dtype=np.float64))
         return cls(discount, deviation / found if found > 0 else 1.0)
 
     def target(self, batch, following):

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psec_jax import TransitionDataset, concatenate
+from psec_jax import Return, TransitionDataset, concatenate
 from psec_jax.data.dataset import INSIDE
+from psec_jax.data.selection import safe_and_rewarding
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 NAMES = [f.name for f in fields(TransitionDataset)]
@@ -68,9 +69,82 @@ def test_a_fraction_is_some_trajectories_in_their_order(make, equal, lengths, sh
     assert chosen == sorted(set(chosen))
 
 
-def test_another_seed_gives_another_fraction(make):
+@pytest.mark.parametrize("by", ["trajectory", "transition"])
+def test_another_seed_gives_another_fraction(make, by):
     data = make([1] * 20)
-    assert len({data.fraction(0.5, seed).observations.tobytes() for seed in range(20)}) == 20
+    parts = {data.fraction(0.5, seed, by).observations.tobytes() for seed in range(20)}
+    assert len(parts) == 20
+
+
+@given(LENGTHS, st.floats(0, 1, exclude_min=True), st.integers(0, 9))
+def test_a_fraction_of_transitions_is_some_of_them_cut_where_one_is_left_out(
+    make, equal, lengths, share, seed
+):
+    data = make(lengths)
+    part = data.fraction(share, seed, by="transition")
+    assert len(part) == max(1, round(share * len(data)))
+    assert equal(part, data.fraction(share, seed, by="transition"))
+    numbers = {row.tobytes(): number for number, row in enumerate(data.observations)}
+    chosen = [numbers[row.tobytes()] for row in part.observations]
+    assert chosen == sorted(set(chosen))
+    for name in set(NAMES) - {"truncations"}:
+        np.testing.assert_array_equal(getattr(part, name), getattr(data, name)[chosen])
+    for row, number in enumerate(chosen):
+        gap = number + 1 not in chosen[row + 1 : row + 2]
+        cut = data.truncations[number] or (gap and not data.terminations[number])
+        assert part.truncations[row] == cut
+    assert equal(data.fraction(1, seed, by="transition"), data)
+
+
+@given(LENGTHS)
+def test_truncations_can_count_as_terminations(make, equal, lengths):
+    data = make(lengths)
+    ended = data.truncations_as_terminations()
+    np.testing.assert_array_equal(ended.ends, data.ends)
+    assert ended.terminations.sum() == len(lengths) and not ended.truncations.any()
+    marks = {name: getattr(data, name) for name in ("terminations", "truncations")}
+    assert equal({**ended.arrays(), **marks}, data)
+
+
+SEEDS = [-1, 2**32, 1.0, "0", None, True]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("by", ["trajectory", "transition"])
+def test_seeds_are_integers_of_32_bits(make, seed, by, equal):
+    data = make([3, 4])
+    with pytest.raises(ValueError, match=r"seed must be an integer from 0 to 2\*\*32 - 1, not"):
+        data.fraction(0.5, seed, by)
+    whole = data.fraction(1.0, np.uint32(2**32 - 1), by)
+    assert equal(whole, data)
+
+
+@given(LENGTHS)
+def test_data_without_rewards_are_all_else_that_data_are(make, equal, lengths):
+    """Imitation needs none; what is computed from them says so or leaves them out."""
+    data, bare = make(lengths), make(lengths, rewards=None)
+    without = {name: a for name, a in data.arrays().items() if name != "rewards"}
+    assert bare.rewards is None and equal(bare, without)
+    assert bare.summary() == {k: v for k, v in data.summary().items() if k != "return"}
+    assert equal(concatenate(list(bare.trajectories())), bare)
+    limit = np.median(data.cost_returns)
+    for act in (
+        lambda d: d.where(cost_at_most=limit),
+        lambda d: d.top(1, by="cost"),
+        lambda d: d.fraction(0.5, 0, by="transition"),
+        lambda d: d.truncations_as_terminations(),
+    ):
+        assert equal({**act(bare).arrays(), "rewards": act(data).rewards}, act(data).arrays())
+    for act in (
+        lambda d: d.returns,
+        lambda d: d.top(1),
+        lambda d: d.where(return_at_least=0),
+        lambda d: d.columns(["rewards"]),
+        Return.scaled_to,
+        lambda d: safe_and_rewarding(d, 100),
+    ):
+        with pytest.raises(ValueError, match="these data have no rewards"):
+            act(bare)
 
 
 @given(LENGTHS)
@@ -187,6 +261,48 @@ def test_values_that_are_no_numbers_are_refused_with_their_row(make, name, value
         make([3, 4], **{name: array})
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("rewards", ["1.0"] * 7),
+        ("rewards", np.ones(7, complex)),
+        ("rewards", np.ones(7).astype(object)),
+        ("terminations", ["False"] * 7),
+        ("costs", np.arange(7).astype("datetime64[s]")),
+    ],
+)
+def test_what_is_not_numeric_is_refused(make, name, values):
+    with pytest.raises(ValueError, match=f"{name} must hold numbers, not values of dtype "):
+        make([7], **{name: values})
+
+
+def test_ragged_rows_are_refused_by_name(make):
+    with pytest.raises(ValueError, match="observations must be one array of numbers: "):
+        make([2], observations=[[1, 2, 3], [1, 2]])
+
+
+@pytest.mark.parametrize("value", [0.5, -1, 2, 255])
+@pytest.mark.parametrize("name", ["terminations", "truncations"])
+def test_marks_are_zero_or_one(make, name, value):
+    with pytest.raises(ValueError, match=rf"{name} hold {value}.* at transition 1; expected 0 or"):
+        make([3], **{name: np.array([0, value, value])})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda a: np.asfortranarray(a),
+        lambda a: a[::-1].copy()[::-1],
+        lambda a: a.astype(a.dtype.newbyteorder()),
+    ],
+    ids=["fortran", "negative strides", "byte order"],
+)
+def test_how_arrays_lie_in_memory_does_not_matter(make, equal, changed):
+    data = make([3, 4])
+    moved = TransitionDataset(**{name: changed(a) for name, a in data.arrays().items()})
+    assert equal(moved, data) and equal(moved.select([1, 0]), data.select([1, 0]))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_uneven_lengths_are_refused_with_all_of_them(make, name):
     short = getattr(make([3, 4]), name)[:-1]
@@ -219,6 +335,8 @@ def test_arrays_of_other_dimensions_are_refused(make, name, shape):
         (lambda make: make([3, 4]).take(0), "cannot take 0 .* dataset of 2"),
         (lambda make: make([3, 4]).take(3), "cannot take 3 .* dataset of 2"),
         (lambda make: make([3, 4]).top(-1), "cannot take -1 .* dataset of 2"),
+        (lambda make: make([3, 4]).take(1.5), "cannot take 1.5 .* dataset of 2"),
+        (lambda make: make([3]).fraction(1, 0, by="step"), "by='step' is unknown; .*'trajectory'"),
         (lambda make: make([3]).top(1, by="length"), "by='length' is unknown; .*'return' or"),
         (lambda make: make([3], costs=None).top(1, by="cost"), "these data have no costs"),
         (lambda make: make([3], costs=None).where(cost_at_most=1), "these data have no costs"),
@@ -229,6 +347,7 @@ def test_arrays_of_other_dimensions_are_refused(make, name, shape):
         ),
         (lambda make: concatenate([]), "at least one dataset"),
         (lambda make: concatenate([make([3]), make([3], costs=None)]), "some have none; give"),
+        (lambda make: concatenate([make([3], rewards=None), make([3])]), "have rewards and some"),
     ],
 )
 def test_what_cannot_be_is_refused(make, act, message):
