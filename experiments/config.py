@@ -5,7 +5,7 @@ against before anything is computed.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +14,18 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.guidance import IqlPlan, Objectives
-from psec_jax import Adapter, DiffusionBackbone, GaussianBackbone, Optimisation
+from psec_jax import (
+    Adapter,
+    DiffusionBackbone,
+    GaussianBackbone,
+    Optimisation,
+    Statistics,
+    TransitionDataset,
+)
 from psec_jax.backbones import Backbone
 from psec_jax.data.references import find_reference
-from psec_jax.networks import Denoiser, GaussianActor, activation
+from psec_jax.networks import ContextNetwork, Denoiser, GaussianActor, activation
+from psec_jax.networks.context import STARTS
 
 
 class ConfigError(ValueError):
@@ -63,6 +71,7 @@ class DenoiserSize:
     features: int = MISSING
     blocks: int = MISSING
     dropout: float = MISSING
+    noise: str = MISSING
 
 
 @dataclass
@@ -96,7 +105,29 @@ class AdapterPlan:
 
 @dataclass
 class Composer:
+    """How skills are mixed; ``composition.levels`` and ``learners.ContextLearner`` have more."""
+
     hidden: list[int] = MISSING
+    # Where the context network starts: the even mixture, or π₀.
+    start: str = MISSING
+    # Whether π₀ enters the mixture of noise predictions or actions.
+    base_enters: bool = MISSING
+    # What mixes noise predictions is trained by: their own loss, or that of the sampled actions.
+    noise_loss: str = MISSING
+
+    def options(self, skills: int, level: str, context: bool) -> dict[str, Any]:
+        """The keyword arguments of ``compose`` for so many skills."""
+        network = ContextNetwork(skills, tuple(self.hidden), self.start)
+        return {
+            "level": level,
+            "context": network if context else False,
+            "base_enters": self.base_enters or level == "parameter",
+            "through_sampler": level == "noise" and self.noise_loss == "actions",
+        }
+
+    def check(self) -> None:
+        check_choice("composer.start", self.start, tuple(STARTS))
+        check_choice("composer.noise_loss", self.noise_loss, ("denoising", "actions"))
 
 
 @dataclass
@@ -108,6 +139,7 @@ class Stage:
     learning_rate: float = MISSING
     ema_rate: float = MISSING
     weight_decay: float = 1e-4
+    schedule: str = "cosine"
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of a verb."""
@@ -116,6 +148,7 @@ class Stage:
             weight_decay=self.weight_decay,
             ema_rate=self.ema_rate,
             steps=self.steps,
+            schedule=self.schedule,
         )
         return {
             "steps": self.steps,
@@ -196,6 +229,9 @@ class Setting:
     skill: Stage = field(default_factory=Stage)
     scratch: Stage = field(default_factory=Stage)
     context: Stage = field(default_factory=Stage)
+    constants: Stage = field(default_factory=Stage)
+    # What the networks see: normalized by the first data's statistics, or raw.
+    observations: str = "normalized"
     evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
     logger: Logger = field(default_factory=Logger)
     methods: list[str] = MISSING
@@ -206,6 +242,17 @@ class Setting:
     # Go on with what the output folder holds; else it must hold no run.
     resume: bool = True
     checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
+
+    def statistics(self, data: TransitionDataset, floor: float = 1e-2) -> Statistics:
+        """What a policy that is trained on ``data`` normalizes observations with."""
+        if self.observations == "raw":
+            return Statistics.identity(data.observation_size)
+        return Statistics.of(data.observations, floor)
+
+    def mixing(self, skills: int, level: str, context: bool = True) -> dict[str, Any]:
+        """The keyword arguments of ``compose`` and ``compose_policies``."""
+        stage = self.context if context else self.constants
+        return {**self.composer.options(skills, level, context), **stage.options()}
 
     @property
     def at_once(self) -> int:
@@ -218,6 +265,7 @@ class Setting:
             raise ConfigError(f"methods {unknown} are unknown; expected some of {list(known)}")
         if not self.methods or not self.seeds:
             raise ConfigError("methods and seeds each need at least one entry")
+        check_choice("observations", self.observations, ("normalized", "raw"))
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds {self.seeds} name a seed twice")
         if self.evaluation.episodes < 1:
@@ -270,6 +318,8 @@ class Target:
     # How many trajectories of a dataset that is made here, before the fraction is taken.
     trajectories: int | None = None
     fraction: float = MISSING
+    # What the fraction is of: trajectory or transition.
+    by: str = "trajectory"
 
 
 @dataclass
@@ -293,6 +343,8 @@ class MultiObjective(Setting):
     cost_limit: float = MISSING
     other_limits: list[float] = field(default_factory=list)
     return_quantile: float = MISSING
+    # What the context network is trained on; null: the safe and rewarding trajectories.
+    context_dataset: str | None = None
     objectives: Objectives = field(default_factory=Objectives)
     anchor: dict[str, float] | None = None
     anchor_strength: float = 1.0
@@ -302,6 +354,11 @@ class MultiObjective(Setting):
         with suppress(ValueError):
             reference = find_reference(f"dsrl/{self.task.removeprefix('dsrl/')}")
             self.task = reference.environment or self.task
+
+
+def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{key} {value!r} is unknown; use {' or '.join(choices)}")
 
 
 def parse(config: DictConfig, schema: type) -> Any:
@@ -334,7 +391,7 @@ def _build_all(config: Any) -> None:
                 config.adapter.build(kind)
         for entry in dataclasses.fields(config):
             stage = getattr(config, entry.name)
-            if isinstance(stage, IqlPlan | Objectives):
+            if isinstance(stage, IqlPlan | Objectives | Composer):
                 stage.check()
             elif isinstance(stage, Stage):
                 stage.options()

@@ -129,7 +129,11 @@ def run_seed(
     backbone = config.backbone.build(source.action_size)
     if config.base is None:
         base = psec.pretrain(
-            source, backbone=backbone, **config.pretrain.options(), **fitting("pretrain")
+            source,
+            backbone=backbone,
+            statistics=config.statistics(source),
+            **config.pretrain.options(),
+            **fitting("pretrain"),
         )
     else:
         base = psec.SkillLibrary.open(config.base.format(seed=seed)).base
@@ -144,6 +148,7 @@ def run_seed(
                 scratch[task] = psec.pretrain(
                     data[task],
                     backbone=backbone,
+                    statistics=config.statistics(data[task]),
                     **config.scratch.options(),
                     **fitting(f"scratch {task}", curve(parts, task, lambda policy: policy)),
                 )
@@ -164,13 +169,9 @@ def run_seed(
         replay = config.composer.source_trajectories
         mixing = psec.concatenate([data[target], source.take(replay)]) if replay else data[target]
         for name, method in methods.items():
-            how = {
-                "level": method.level,
-                "context": method.context,
-                "hidden": tuple(config.composer.hidden),
-                **config.context.options(),
-                **fitting(f"compose {name} {column.name}"),
-            }
+            how = fitting(f"compose {name} {column.name}")
+            if method.level is not None:
+                how |= config.mixing(len(column.skills), method.level, method.context)
             if name == "zero_shot":
                 agent = base
             elif name == "scratch":

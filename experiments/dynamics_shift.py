@@ -18,7 +18,7 @@ import hydra
 from omegaconf import DictConfig
 
 import psec_jax as psec
-from experiments.config import ConfigError, DynamicsShift, Stage
+from experiments.config import ConfigError, DynamicsShift, Stage, check_choice
 from experiments.launching import launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
@@ -88,7 +88,7 @@ class Seed(Stages):
         )
 
     def statistics(self, data: psec.TransitionDataset) -> psec.Statistics:
-        return psec.Statistics.of(data.observations, self.config.observation_floor)
+        return self.config.statistics(data, self.config.observation_floor)
 
     def criticising(self, data: psec.TransitionDataset) -> dict[str, Any]:
         """What every verb takes that learns critics."""
@@ -167,12 +167,9 @@ def composed(run: Seed, level: str = "parameter", context: bool = True) -> Any:
     agent = psec.compose(
         run.library,
         run.target,
-        level=level,
-        context=context,
-        hidden=tuple(run.config.composer.hidden),
         critics=critics,
         weigh=run.config.critics.weigh(),
-        **run.config.context.options(),
+        **run.config.mixing(len(run.library.names()), level, context),
         **run.fitting(f"compose {level}{'' if context else ' fixed'}"),
     )
     return run.choosing(agent, critics)
@@ -281,7 +278,8 @@ def column_name(config: DynamicsShift) -> str:
 def target_data(config: DynamicsShift, seed: int) -> psec.TransitionDataset:
     """A random share of the target's trajectories, another for each seed."""
     data = psec.load_dataset(config.target.dataset, config.target.trajectories)
-    return data.fraction(config.target.fraction, seed)
+    data = data.fraction(config.target.fraction, seed, config.target.by)
+    return data.truncations_as_terminations() if config.critics.timeouts_terminal else data
 
 
 def check(config: DynamicsShift) -> None:
@@ -296,6 +294,7 @@ def check(config: DynamicsShift) -> None:
         raise ConfigError(f"shift {config.shift!r} names a source twice")
     if not config.observation_floor > 0:
         raise ConfigError(f"observation_floor must be above 0, not {config.observation_floor}")
+    check_choice("target.by", config.target.by, ("trajectory", "transition"))
     if not 0 < config.target.fraction <= 1:
         raise ConfigError(f"target.fraction must be in (0, 1], not {config.target.fraction}")
     if "nsec" in config.methods and config.backbone.kind != "diffusion":

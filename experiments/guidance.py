@@ -17,6 +17,7 @@ from psec_jax.learners import (
 )
 from psec_jax.learners.guided import Weigh
 from psec_jax.learners.objectives import Objective
+from psec_jax.networks import Critic
 from psec_jax.storage import check_name
 
 
@@ -30,6 +31,11 @@ class IqlPlan:
     clip: float = MISSING
     learning_rate: float = MISSING
     target_rate: float = MISSING
+    schedule: str = "cosine"
+    # LayerNorm on V's input.
+    value_norm: bool = False
+    # Nothing comes after a timeout either.
+    timeouts_terminal: bool = False
     # Samples of which the best by Q is acted; 1 acts without critics.
     candidates: int = MISSING
 
@@ -45,10 +51,7 @@ class IqlPlan:
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of a verb that learns critics."""
-        optimisation = Optimisation(
-            learning_rate=self.learning_rate, weight_decay=0.0, ema_rate=self.target_rate
-        )
-        return {"critic_optimisation": optimisation, "expectile": self.expectile}
+        return {**_training(self), "expectile": self.expectile}
 
 
 @dataclass
@@ -56,6 +59,8 @@ class CriticPlan:
     """What one critic is the value of; see ``psec_jax.learners.objectives``."""
 
     objective: str = MISSING
+    # Another one than that of all critics.
+    expectile: float | None = None
     signal: str = "costs"
     scale: float = 1.0
     unsafe: float = 25.0
@@ -120,6 +125,11 @@ class Objectives:
     expectile: float = MISSING
     learning_rate: float = MISSING
     target_rate: float = MISSING
+    schedule: str = "cosine"
+    # LayerNorm on V's input.
+    value_norm: bool = False
+    # Nothing comes after a timeout either.
+    timeouts_terminal: bool = False
     acting: str = MISSING
     candidates: int = MISSING
     among_feasible: str | None = None
@@ -128,10 +138,16 @@ class Objectives:
         """The keyword arguments of a verb that learns critics."""
         return {
             "objectives": {n: c.build(self.discount, data) for n, c in self.critics.items()},
-            "critic_optimisation": Optimisation(
-                learning_rate=self.learning_rate, weight_decay=0.0, ema_rate=self.target_rate
-            ),
-            "expectile": self.expectile,
+            **_training(self),
+            "expectile": self.expectiles,
+        }
+
+    @property
+    def expectiles(self) -> dict[str, float]:
+        """Each critic's own, or that of all."""
+        return {
+            name: self.expectile if plan.expectile is None else plan.expectile
+            for name, plan in self.critics.items()
         }
 
     def scorer(self, critics: Mapping[str, Critics]) -> Critics | FeasibleFirst:
@@ -146,6 +162,8 @@ class Objectives:
         self.options()
         self.fisor.build()
         _check_expectile("objectives", self.expectile, self.candidates)
+        for name, expectile in self.expectiles.items():
+            _check_expectile(f"objectives.critics.{name}", expectile, self.candidates)
         if not self.skills:
             raise ValueError("objectives.skills needs at least one entry")
         for name, plan in self.skills.items():
@@ -170,6 +188,18 @@ class Objectives:
                 f"objectives.among_feasible needs acting by a critic of feasibility, not "
                 f"{self.acting!r}"
             )
+
+
+def _training(plan: IqlPlan | Objectives) -> dict[str, Any]:
+    """How any critic is trained, as keyword arguments of a verb."""
+    optimisation = Optimisation(
+        learning_rate=plan.learning_rate,
+        weight_decay=0.0,
+        ema_rate=plan.target_rate,
+        schedule=plan.schedule,
+    )
+    network = Critic(input_norm=True) if plan.value_norm else None
+    return {"critic_optimisation": optimisation, "value_network": network}
 
 
 def _check_expectile(where: str, expectile: float, candidates: int) -> None:

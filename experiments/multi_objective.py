@@ -9,7 +9,8 @@ and rewarding. Of several sampled actions the safest is acted.
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,29 +40,51 @@ SETTING = "multi_objective"
 @dataclass(frozen=True)
 class Data:
     """What all seeds learn from: every trajectory, safe and not, and where a method needs them
-    those within the cost limit, and those both safe and rewarding, by which skills are mixed."""
+    those within the cost limit, those both safe and rewarding, and what the context network is
+    trained on: these, or a dataset of its own."""
 
     all: psec.TransitionDataset
     safe: Selection | None
     best: Selection | None
+    mixing: psec.TransitionDataset | None
 
     @classmethod
     def chosen(cls, config: MultiObjective) -> "Data":
         """Raises ``ConfigError`` where the dataset lacks what a method needs."""
-        name, chosen = dataset_name(config), set(config.methods)
+        chosen = set(config.methods)
         guided = chosen - {"bc", "bc_safe"}
-        mixing = guided - {"fisor", *config.objectives.skills}
-        try:
-            data = psec.load_dataset(name)
+        mixes = guided - {"fisor", *config.objectives.skills}
+        own = config.context_dataset
+        with _naming(dataset_name(config)):
+            data = psec.load_dataset(dataset_name(config))
+            if config.objectives.timeouts_terminal:
+                data = data.truncations_as_terminations()
             choose = partial(safe_and_rewarding, data, config.cost_limit)
             safe = choose(return_quantile=0.0) if "bc_safe" in chosen else None
-            best = choose(config.return_quantile) if mixing else None
+            best = choose(config.return_quantile) if mixes and not own else None
             if guided:
                 for objective in config.objectives.options()["objectives"].values():
                     data.columns(objective.columns)
-        except ValueError as error:
-            raise ConfigError(f"dataset {name}: {error}") from None
-        return cls(data, safe, best)
+        mixing = None if best is None else best.data
+        if mixes and own:
+            with _naming(own):
+                mixing = psec.load_dataset(own)
+                sizes = [(d.observation_size, d.action_size) for d in (data, mixing)]
+                if sizes[0] != sizes[1]:
+                    raise ValueError(
+                        f"its (observation, action) sizes are {sizes[1]}, but those of "
+                        f"{dataset_name(config)} are {sizes[0]}; use data of the same task"
+                    )
+        return cls(data, safe, best, mixing)
+
+
+@contextmanager
+def _naming(dataset: str) -> Iterator[None]:
+    """Raises ``ConfigError`` with the name of a dataset that cannot be used."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"dataset {dataset}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -96,7 +119,13 @@ class Seed(Stages):
 
     def clone(self, label: str, data: psec.TransitionDataset, stage) -> psec.Policy:
         backbone = self.config.backbone.build(data.action_size)
-        return psec.pretrain(data, backbone=backbone, **stage.options(), **self.fitting(label))
+        return psec.pretrain(
+            data,
+            backbone=backbone,
+            statistics=self.config.statistics(data),
+            **stage.options(),
+            **self.fitting(label),
+        )
 
     def choosing(self, policy: Any, critics: Mapping[str, psec.Critics]) -> Any:
         """``policy`` acting by the best of some samples."""
@@ -119,7 +148,7 @@ def bc_safe(run: Seed) -> Any:
 def fisor(run: Seed) -> Any:
     """One policy whose samples are weighed by feasibility and, where feasible, by reward."""
     backbone = run.config.backbone.build(run.data.all.action_size)
-    statistics = psec.Statistics.of(run.data.all.observations)
+    statistics = run.config.statistics(run.data.all)
     policy, critics = psec.improve(
         psec.Policy.create(backbone, statistics, run.key("create fisor")),
         run.data.all,
@@ -143,14 +172,11 @@ def composed(run: Seed, level: str = "parameter", context: bool = True) -> Any:
     names = list(config.objectives.skills)
     agent = psec.compose(
         run.library,
-        run.data.best.data,
+        run.data.mixing,
         skills=names,
-        level=level,
-        context=context,
-        hidden=tuple(config.composer.hidden),
         anchor=[config.anchor[name] for name in names] if config.anchor else None,
         anchor_strength=config.anchor_strength,
-        **config.context.options(),
+        **config.mixing(len(names), level, context),
         **run.fitting(f"compose {level}{'' if context else ' fixed'}"),
     )
     return run.choosing(agent, critics)

@@ -5,6 +5,7 @@ Every verb passes further keywords on to ``fit`` (``label``, ``writer``, ``check
 """
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ from psec_jax.learners import (
 )
 from psec_jax.learners.guided import Weigh
 from psec_jax.learners.objectives import Objective
-from psec_jax.networks import ConstantWeights, ContextNetwork
+from psec_jax.networks import ConstantWeights, ContextNetwork, Critic
 from psec_jax.policies import Policy, Statistics
 from psec_jax.skills.bank import Adapter, Skill
 from psec_jax.skills.library import SkillLibrary
@@ -94,7 +95,8 @@ def learn_skills(
     adapter: Adapter | None = None,
     optimisation: Optimisation | None = None,
     critic_optimisation: Optimisation | None = None,
-    expectile: float = 0.7,
+    expectile: float | Mapping[str, float] = 0.7,
+    value_network: Critic | None = None,
     batch_size: int = 256,
     **fit_options: Any,
 ) -> tuple[dict[str, Skill], dict[str, Critics]]:
@@ -102,13 +104,15 @@ def learn_skills(
 
     ``skills`` names each skill and says how its samples are weighed, by default one called
     ``skill`` by its advantage; ``objectives`` names each critic's, by default ``return``.
-    Returns both, by name.
+    ``expectile`` is one for all critics or one for each by name; ``value_network`` is V's where
+    it is another than Q's. Returns skills and critics, by name.
     """
     _check_sizes(base, data)
     skills = {"skill": AdvantageWeights()} if skills is None else skills
     adapter = Adapter() if adapter is None else adapter
+    critic_options = steps, critic_optimisation, expectile, value_network
     learner = GuidedLearner(
-        _critics(base.statistics, data, objectives, steps, critic_optimisation, expectile),
+        _critics(base.statistics, data, objectives, critic_options),
         SkillLearner(base, adapter, _for(steps, optimisation)),
         tuple(skills.items()),
     )
@@ -129,7 +133,8 @@ def improve(
     objectives: Mapping[str, Objective] | None = None,
     optimisation: Optimisation | None = None,
     critic_optimisation: Optimisation | None = None,
-    expectile: float = 0.7,
+    expectile: float | Mapping[str, float] = 0.7,
+    value_network: Critic | None = None,
     batch_size: int = 256,
     **fit_options: Any,
 ) -> tuple[Policy, dict[str, Critics]]:
@@ -139,8 +144,9 @@ def improve(
     """
     _check_sizes(policy, data)
     weigh = AdvantageWeights() if weigh is None else weigh
+    critic_options = steps, critic_optimisation, expectile, value_network
     learner = GuidedLearner(
-        _critics(policy.statistics, data, objectives, steps, critic_optimisation, expectile),
+        _critics(policy.statistics, data, objectives, critic_options),
         PolicyLearner(policy, _for(steps, optimisation)),
         (("policy", weigh),),
     )
@@ -156,8 +162,9 @@ def compose(
     key: jax.Array,
     skills: Sequence[str] | None = None,
     level: str = "parameter",
-    context: bool = True,
-    hidden: tuple[int, ...] = (256, 256),
+    context: bool | nn.Module = True,
+    base_enters: bool = True,
+    through_sampler: bool = False,
     critics: Mapping[str, Critics] | None = None,
     weigh: Weigh | None = None,
     anchor: Sequence[float] | None = None,
@@ -168,16 +175,21 @@ def compose(
 ) -> ComposedPolicy:
     """Learn how to mix ``skills`` (all of the library's where None) on ``data``.
 
-    With ``context`` the weights follow from the state through a network with these ``hidden``
-    layers; without, constant weights are tuned. ``weigh`` weighs the samples by ``critics`` that
-    were learnt before; ``anchor`` holds mean weights near given values, one a skill.
+    With ``context`` the weights follow from the state, through a ``ContextNetwork`` or the given
+    module from observations (batch, obs) to weights (batch, skill); with False, constant weights
+    are tuned. ``base_enters`` says whether π₀ enters the mixture at the noise and action levels
+    (``composition.levels``), ``through_sampler`` and ``anchor`` what the loss is
+    (``learners.ContextLearner``). ``weigh`` weighs the samples by ``critics`` that were learnt
+    before. Constant weights have an optimiser of their own where None is given, since they must
+    reach their values by themselves.
     """
     init_key, fit_key = jax.random.split(key)
     policy = library.base.with_bank(library.bank(skills))
-    network = _context(policy.bank.size, context, hidden)
-    composed = ComposedPolicy.create(policy, network, level, init_key)
+    network = _context(policy.bank.size, context)
+    composed = ComposedPolicy.create(policy, network, level, init_key, base_enters)
     anchor = None if anchor is None else tuple(anchor)
-    learner = ContextLearner(composed, _for(steps, optimisation), anchor, anchor_strength)
+    optimisation = _for_weights(network, steps, optimisation)
+    learner = ContextLearner(composed, optimisation, anchor, anchor_strength, through_sampler)
     return _learn_weights(learner, data, steps, batch_size, fit_key, critics, weigh, fit_options)
 
 
@@ -189,8 +201,9 @@ def compose_policies(
     level: str,
     steps: int,
     key: jax.Array,
-    context: bool = True,
-    hidden: tuple[int, ...] = (256, 256),
+    context: bool | nn.Module = True,
+    base_enters: bool = True,
+    through_sampler: bool = False,
     critics: Mapping[str, Critics] | None = None,
     weigh: Weigh | None = None,
     optimisation: Optimisation | None = None,
@@ -199,16 +212,38 @@ def compose_policies(
 ) -> ComposedPolicy:
     """``compose`` for policies that share no parameters, at the noise or action level."""
     init_key, fit_key = jax.random.split(key)
-    network = _context(len(policies), context, hidden)
+    network = _context(len(policies), context)
     composed = ComposedPolicy.of_policies(
-        base, tuple(policies.values()), network, level, init_key, names=tuple(policies)
+        base, tuple(policies.values()), network, level, init_key, tuple(policies), base_enters
     )
-    learner = ContextLearner(composed, _for(steps, optimisation))
+    optimisation = _for_weights(network, steps, optimisation)
+    learner = ContextLearner(composed, optimisation, through_sampler=through_sampler)
     return _learn_weights(learner, data, steps, batch_size, fit_key, critics, weigh, fit_options)
 
 
-def _context(size: int, context: bool, hidden: tuple[int, ...]) -> nn.Module:
-    return ContextNetwork(size, hidden) if context else ConstantWeights(size)
+def _context(size: int, context: bool | nn.Module) -> nn.Module:
+    if isinstance(context, nn.Module):
+        return context
+    return ContextNetwork(size) if context else ConstantWeights(size)
+
+
+def _for_weights(
+    network: nn.Module, steps: int, optimisation: Optimisation | None
+) -> Optimisation:
+    """Warns where constants could not get from 0 to 1, so that they would stay untrained."""
+    if not isinstance(network, ConstantWeights):
+        return _for(steps, optimisation)
+    if optimisation is None:
+        optimisation = Optimisation(learning_rate=0.03, weight_decay=0.0, ema_rate=0.02)
+    optimisation = _for(steps, optimisation)
+    if optimisation.reach < 1:
+        warnings.warn(
+            f"in {steps} updates at learning rate {optimisation.learning_rate:g} constant weights "
+            f"move by at most {optimisation.reach:.2g}, and so stay near where they start; raise "
+            "steps or the learning rate until their product is at least 2",
+            stacklevel=3,
+        )
+    return optimisation
 
 
 def _learn_weights(learner, data, steps, batch_size, key, critics, weigh, options):
@@ -223,12 +258,26 @@ def _learn_weights(learner, data, steps, batch_size, key, critics, weigh, option
     return learnt["context"]
 
 
-def _critics(statistics, data, objectives, steps, optimisation, expectile):
+def _critics(statistics, data, objectives, options):
+    steps, optimisation, expectile, value_network = options
     objectives = {"return": Return.scaled_to(data)} if objectives is None else objectives
     if optimisation is None:
         optimisation = Optimisation(weight_decay=0.0, ema_rate=0.005)
+    if not isinstance(expectile, Mapping):
+        expectile = dict.fromkeys(objectives, expectile)
+    if set(expectile) != set(objectives):
+        raise ValueError(
+            f"expectile names {sorted(expectile)}, but the critics are {sorted(objectives)}; give "
+            "one number for all, or one for each"
+        )
     return {
-        name: CriticLearner(statistics, objective, _for(steps, optimisation), expectile)
+        name: CriticLearner(
+            statistics,
+            objective,
+            _for(steps, optimisation),
+            expectile[name],
+            value_network=value_network,
+        )
         for name, objective in objectives.items()
     }
 

@@ -1,8 +1,10 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from psec_jax import (
     Adapter,
@@ -22,7 +24,7 @@ from psec_jax import (
     pretrain,
 )
 from psec_jax.learners import DiscountedCost
-from psec_jax.networks import GaussianActor
+from psec_jax.networks import ContextNetwork, Critic, GaussianActor
 
 KEY = jax.random.key(9)
 BACKBONE = GaussianBackbone(2, GaussianActor(2, hidden=(8, 8)))
@@ -91,7 +93,7 @@ def test_learning_and_composing_leave_the_base_and_the_library_as_they_are(
 ):
     before, files = jax.device_get(base), tree_of(shelf.path)
     skill = learn_skill(base, dataset, rank=2, **SHORT)
-    agent = compose(shelf, dataset, hidden=(8,), **SHORT)
+    agent = compose(shelf, dataset, context=ContextNetwork(2, (8,)), **SHORT)
     assert same(base, before)
     assert same(agent.base.replace(bank=None), before)
     assert same(agent.base.bank, shelf.bank())
@@ -174,8 +176,8 @@ def test_looking_in_on_the_way_changes_nothing(base, skills, dataset, same):
 @pytest.mark.parametrize("level", ["parameter", "action"])
 def test_weights_depend_on_the_state_with_context_only(shelf, dataset, level):
     aware, constant = (
-        compose(shelf, dataset, level=level, context=context, hidden=(8,), **SHORT)
-        for context in (True, False)
+        compose(shelf, dataset, level=level, context=context, **SHORT)
+        for context in (ContextNetwork(2, (8,)), False)
     )
     assert np.ptp(aware.weights(dataset.observations), axis=0).min() > 1e-4
     weights = constant.weights(dataset.observations)
@@ -183,9 +185,30 @@ def test_weights_depend_on_the_state_with_context_only(shelf, dataset, level):
     assert np.abs(weights - 0.5).min() > 1e-3
 
 
+def test_constants_that_could_not_be_trained_are_said(shelf, dataset):
+    slow = {**SHORT, "optimisation": Optimisation(1e-3), "steps": 300}
+    with pytest.warns(UserWarning, match=r"in 300 updates at learning rate 0.001 .* at most 0.15"):
+        compose(shelf, dataset, level="action", context=False, **slow)
+
+
+def test_the_module_that_gives_the_weights_may_be_the_users_own(shelf, dataset):
+    class Halves(nn.Module):
+        @nn.compact
+        def __call__(self, observations):
+            return jnp.tile(observations[:, :1] > 0, (1, 2)) * self.param(
+                "w", lambda _: jnp.ones(2)
+            )
+
+    agent = compose(shelf, dataset, context=Halves(), **SHORT)
+    weights = np.asarray(agent.weights(dataset.observations))
+    positive = np.asarray(agent.base.statistics.normalise(dataset.observations))[:, 0] > 0
+    assert (weights[~positive] == 0).all() and (weights[positive] != 0).all()
+
+
 def test_the_skills_asked_for_are_mixed_in_that_order(shelf, dataset):
-    assert compose(shelf, dataset, hidden=(8,), **SHORT).names == ("run", "walk")
-    chosen = compose(shelf, dataset, skills=["walk"], hidden=(8,), **SHORT)
+    both = compose(shelf, dataset, context=ContextNetwork(2, (8,)), **SHORT)
+    assert both.names == ("run", "walk")
+    chosen = compose(shelf, dataset, skills=["walk"], context=ContextNetwork(1, (8,)), **SHORT)
     assert chosen.names == ("walk",)
     assert chosen.weights(dataset.observations).shape == (60, 1)
     with pytest.raises(KeyError, match="no skill 'fly'"):
@@ -194,7 +217,7 @@ def test_the_skills_asked_for_are_mixed_in_that_order(shelf, dataset):
 
 def test_merged_skills_are_composed_like_those_of_the_library(shelf, base, dataset, same):
     policies = {name: base.with_bank(shelf.bank([name])).merged() for name in shelf.names()}
-    options = {"level": "action", "hidden": (8,), **SHORT}
+    options = {"level": "action", "context": ContextNetwork(2, (8,)), **SHORT}
     of_library = compose(shelf, dataset, **options)
     of_policies = compose_policies(base, policies, dataset, **options)
     assert of_policies.names == ("run", "walk")
@@ -251,6 +274,28 @@ def test_by_default_one_skill_is_weighed_by_its_advantage_in_the_return(base, da
     assert same(critics, spelt_out[1])
 
 
+def test_each_critic_may_have_an_expectile_of_its_own(base, costly, same):
+    objectives = {"return": Return(), "cost": DiscountedCost()}
+
+    def critics(expectile):
+        return learn_skills(base, costly, objectives=objectives, expectile=expectile, **SHORT)[1]
+
+    low, high = critics(0.5), critics(0.9)
+    mixed = critics({"return": 0.5, "cost": 0.9})
+    assert not same(low["cost"], high["cost"])
+    assert same(mixed["return"], low["return"]) and same(mixed["cost"], high["cost"])
+    with pytest.raises(ValueError, match=r"expectile names \['return'\], but the critics are"):
+        critics({"return": 0.5})
+
+
+def test_v_alone_may_have_another_network(base, dataset):
+    _, critics = learn_skills(base, dataset, value_network=Critic((7,)), **SHORT)
+    found = critics["return"]
+    assert found.value_params["hidden_0"]["kernel"].shape == (5, 7)
+    assert found.q_params["hidden_0"]["kernel"].shape == (2, 7, 256)
+    assert found.value(dataset.observations).shape == (60,)
+
+
 def test_offline_skills_leave_their_base_as_it_is(guided, base, dataset, same):
     """The fixture that made it has run by now."""
     assert same(base, pretrain(dataset, backbone=BACKBONE, **SHORT))
@@ -292,7 +337,7 @@ def test_samples_are_weighed_by_critics_while_composing(shelf, base, costly, gui
     before = jax.device_get(critics)
 
     def weights(**options):
-        options = {"level": "action", "hidden": (8,), **SHORT, **options}
+        options = {"level": "action", "context": ContextNetwork(2, (8,)), **SHORT, **options}
         if verb == "compose":
             agent = compose(shelf, costly, **options)
         else:

@@ -22,7 +22,7 @@ class ComposedPolicy:
 
     Weights are computed once for an observation and held through the denoising steps. ``base``
     carries the bank at the parameter level; at the others ``parts`` are the k policies that are
-    mixed with it.
+    mixed with it, or without it where ``base_enters`` is False (see ``composition.levels``).
     """
 
     base: Policy
@@ -31,10 +31,16 @@ class ComposedPolicy:
     context: nn.Module = struct.field(pytree_node=False)
     level: str = struct.field(pytree_node=False)
     names: tuple[str, ...] = struct.field(pytree_node=False)
+    base_enters: bool = struct.field(pytree_node=False, default=True)
 
     @classmethod
     def create(
-        cls, policy: Policy, context: nn.Module, level: str, key: jax.Array
+        cls,
+        policy: Policy,
+        context: nn.Module,
+        level: str,
+        key: jax.Array,
+        base_enters: bool = True,
     ) -> "ComposedPolicy":
         """The bank of ``policy`` at any level, under a fresh context network.
 
@@ -46,11 +52,16 @@ class ComposedPolicy:
         if bank is None:
             raise ValueError("there is nothing to compose: the policy carries no bank of skills")
         if level == "parameter":
-            return cls._start(policy, (), context, level, bank.names, key)
+            if not base_enters:
+                raise ValueError(
+                    "at level 'parameter' π₀'s kernels always enter; base_enters=False is for "
+                    "levels 'noise' and 'action'"
+                )
+            return cls._start(policy, (), context, level, bank.names, key, True)
         alone = np.eye(bank.size, dtype=np.float32)
         parts = tuple(policy.merged(weights) for weights in alone)
         base = dataclasses.replace(policy, bank=None)
-        return cls._start(base, parts, context, level, bank.names, key)
+        return cls._start(base, parts, context, level, bank.names, key, base_enters)
 
     @classmethod
     def of_policies(
@@ -61,6 +72,7 @@ class ComposedPolicy:
         level: str,
         key: jax.Array,
         names: Sequence[str] | None = None,
+        base_enters: bool = True,
     ) -> "ComposedPolicy":
         """Policies that share no parameters, mixed at the noise or action level.
 
@@ -72,10 +84,10 @@ class ComposedPolicy:
         names = tuple(f"policy-{i}" for i in range(len(parts))) if names is None else tuple(names)
         if len(names) != len(parts):
             raise ValueError(f"{len(names)} names {list(names)} for {len(parts)} policies")
-        return cls._start(base, tuple(parts), context, level, names, key)
+        return cls._start(base, tuple(parts), context, level, names, key, base_enters)
 
     @classmethod
-    def _start(cls, base, parts, context, level, names, key):
+    def _start(cls, base, parts, context, level, names, key, base_enters):
         check_level(level, (base, *parts))
         sizes = {(p.observation_size, p.action_size) for p in (base, *parts)}
         if len(sizes) > 1:
@@ -85,7 +97,7 @@ class ComposedPolicy:
             )
         example = jnp.zeros((1, base.observation_size))
         params = context.init(key, example).get("params", {})
-        composed = cls(base, parts, params, context, level, names)
+        composed = cls(base, parts, params, context, level, names, base_enters)
         shape = jax.eval_shape(composed.weights, example).shape
         if shape != (1, len(names)):
             raise ValueError(

@@ -8,7 +8,8 @@ actions is
 
 the paper's Σ w_i x_i with π₀ among the policies and the weights summing to one. (How π₀ enters is
 left open there.) So weights mean the same at every level: zero weights are π₀, a one-hot vector is
-that skill as it was learnt, and one context network fits all three.
+that skill as it was learnt, and one context network fits all three. Where ``base_enters`` is False
+they are the published code's x = Σ_i w_i x_i, free and without π₀.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,7 @@ class Mixture(Protocol):
 
     base: Policy
     parts: tuple[Policy, ...]
+    base_enters: bool
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,18 @@ def blend(
     return base + jnp.einsum("bk,kbd->bd", weights, parts - base)
 
 
+def _mixed(mixture: Mixture, of: Callable[[int, Policy], Array], weights: Array) -> Array:
+    """``of(0, π₀)`` and ``of(i, part i)``, mixed; π₀ is not asked where it does not enter."""
+    parts = jnp.stack([of(index, part) for index, part in enumerate(mixture.parts, start=1)])
+    base = of(0, mixture.base) if mixture.base_enters else jnp.zeros_like(parts[0])
+    return blend(base, parts, weights)
+
+
+def squared_error(actions: Array, batch: dict[str, Array]) -> Float[Array, "batch"]:
+    """‖a − a*‖² of each sample, with the actions a* of the data."""
+    return jnp.sum(jnp.square(actions - batch["actions"]), axis=-1)
+
+
 def _parameter_loss(mixture, batch, key, weights):
     return mixture.base.loss(batch, key, weights)
 
@@ -62,8 +76,7 @@ def _blended_noise(mixture, raw_observations, weights):
         return policy.predict()(noisy, time, policy.statistics.normalise(raw_observations))
 
     def predict(noisy: Array, time: Array, _: Array) -> Array:
-        parts = jnp.stack([denoise(part, noisy, time) for part in mixture.parts])
-        return blend(denoise(mixture.base, noisy, time), parts, weights)
+        return _mixed(mixture, lambda _, policy: denoise(policy, noisy, time), weights)
 
     return predict
 
@@ -80,17 +93,13 @@ def _noise_sample(mixture, key, observations, weights):
 
 
 def _action_sample(mixture, key, observations, weights):
-    base_key, *keys = jax.random.split(key, len(mixture.parts) + 1)
-    parts = [
-        part.sample(part_key, observations)
-        for part, part_key in zip(mixture.parts, keys, strict=True)
-    ]
-    return blend(mixture.base.sample(base_key, observations), jnp.stack(parts), weights)
+    keys = jax.random.split(key, len(mixture.parts) + 1)
+    return _mixed(mixture, lambda i, policy: policy.sample(keys[i], observations), weights)
 
 
 def _action_loss(mixture, batch, key, weights):
-    mixed = _action_sample(mixture, key, batch["observations"], weights)
-    return jnp.sum(jnp.square(mixed - batch["actions"]), axis=-1)
+    sampled = _action_sample(mixture, key, batch["observations"], weights)
+    return squared_error(sampled, batch)
 
 
 LEVELS = {

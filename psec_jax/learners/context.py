@@ -6,6 +6,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from psec_jax.composition import ComposedPolicy
+from psec_jax.composition.levels import squared_error
 from psec_jax.learners.optimisation import Optimisation, TrainState, descend, mean_loss
 
 
@@ -15,13 +16,16 @@ class ContextLearner:
 
     With a ``ConstantWeights`` context it tunes fixed weights instead. ``anchor`` holds each
     skill's mean weight over a batch near a given value: it adds ``anchor_strength`` times the sum
-    of their squared distances to the loss.
+    of their squared distances to the loss. With ``through_sampler`` the loss is ‖a − a*‖² of the
+    actions that the composed policy samples, at whatever level, as the published code has it for
+    noise predictions.
     """
 
     composed: ComposedPolicy
     optimisation: Optimisation = struct.field(pytree_node=False)
     anchor: tuple[float, ...] | None = struct.field(pytree_node=False, default=None)
     anchor_strength: float = struct.field(pytree_node=False, default=1.0)
+    through_sampler: bool = struct.field(pytree_node=False, default=False)
 
     def __post_init__(self):
         if self.anchor is not None and len(self.anchor) != len(self.composed.names):
@@ -45,9 +49,18 @@ class ContextLearner:
     ) -> tuple[TrainState, dict[str, Array]]:
         def loss(params):
             composed = self.composed.with_context(params)
-            return mean_loss(composed.loss(batch, key), batch) + self._distance(composed, batch)
+            return mean_loss(self._losses(composed, batch, key), batch) + self._distance(
+                composed, batch
+            )
 
         return descend(loss, state, self.optimisation)
+
+    def _losses(
+        self, composed: ComposedPolicy, batch: dict[str, Array], key: jax.Array
+    ) -> Float[Array, "batch"]:
+        if not self.through_sampler:
+            return composed.loss(batch, key)
+        return squared_error(composed.sample(key, batch["observations"]), batch)
 
     def _distance(self, composed: ComposedPolicy, batch: dict[str, Array]) -> Float[Array, ""]:
         if self.anchor is None:

@@ -1,8 +1,8 @@
-"""What every learner does with a loss: AdamW under cosine decay, and an average of the weights."""
+"""What every learner does with a loss: AdamW under a schedule, and an average of the weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,19 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float
 
+SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "cosine": optax.cosine_decay_schedule,
+    "constant": lambda learning_rate, steps: optax.constant_schedule(learning_rate),
+}
+
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW whose learning rate falls to zero along a half cosine over ``steps`` updates.
+    """AdamW whose learning rate follows ``schedule`` over ``steps`` updates.
 
-    ``ema_rate`` is the share of the newest parameters in the moving average that acts; ``clip``
-    bounds the gradient's global norm where given. The verbs set ``steps`` to their own.
+    ``cosine`` falls to zero along a half cosine, ``constant`` stays. ``ema_rate`` is the share of
+    the newest parameters in the moving average that acts; ``clip`` bounds the gradient's global
+    norm where given. The verbs set ``steps`` to their own.
     """
 
     learning_rate: float = 3e-4
@@ -24,8 +30,13 @@ class Optimisation:
     ema_rate: float = 0.001
     clip: float | None = None
     steps: int = 10_000
+    schedule: Literal["cosine", "constant"] = "cosine"
 
     def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"schedule {self.schedule!r} is unknown; expected one of {list(SCHEDULES)}"
+            )
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps!r}")
         if not self.learning_rate > 0:
@@ -33,8 +44,17 @@ class Optimisation:
         if not 0 < self.ema_rate <= 1:
             raise ValueError(f"ema_rate must be in (0, 1], not {self.ema_rate!r}")
 
+    @property
+    def reach(self) -> float:
+        """How far a parameter can move: the sum of the learning rates.
+
+        Adam moves a parameter by about the learning rate at most in each update.
+        """
+        steps = (self.steps + 1) / 2 if self.schedule == "cosine" else self.steps
+        return self.learning_rate * steps
+
     def transformation(self) -> optax.GradientTransformation:
-        schedule = optax.cosine_decay_schedule(self.learning_rate, self.steps)
+        schedule = SCHEDULES[self.schedule](self.learning_rate, self.steps)
         adamw = optax.adamw(schedule, weight_decay=self.weight_decay)
         if self.clip is None:
             return adamw

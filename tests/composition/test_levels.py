@@ -75,6 +75,30 @@ def test_blending_is_a_sum_whose_weights_add_to_one(predictions, weights):
     np.testing.assert_allclose(fixed[0], expected[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("level", ["noise", "action"])
+def test_without_the_base_a_mixture_is_the_weighted_sum_of_the_parts(
+    diffusion, observations, make_bank, level
+):
+    """The same as with it where weights add to one; twice the weights are twice the sum."""
+    policy = diffusion.with_bank(make_bank(diffusion))
+    free = ComposedPolicy.create(policy, ConstantWeights(3), level, KEY, base_enters=False)
+    summing = np.float32([0.5, -0.25, 0.75])
+    with_base = act(policy, level, observations, summing)
+    np.testing.assert_allclose(free.act(KEY, observations, summing), with_base, atol=1e-5)
+    other = dataclasses.replace(policy, params=jax.tree.map(jnp.zeros_like, policy.params))
+    moved = dataclasses.replace(free, base=dataclasses.replace(other, bank=None))
+    acted = free.act(KEY, observations, WEIGHTS)
+    np.testing.assert_array_equal(moved.act(KEY, observations, WEIGHTS), acted)
+    if level == "action":
+        np.testing.assert_allclose(free.act(KEY, observations, 2 * WEIGHTS), 2 * acted, rtol=1e-5)
+
+
+def test_at_the_parameter_level_the_base_always_enters(diffusion, make_bank):
+    policy = diffusion.with_bank(make_bank(diffusion))
+    with pytest.raises(ValueError, match="at level 'parameter' π₀'s kernels always enter"):
+        ComposedPolicy.create(policy, ConstantWeights(3), "parameter", KEY, base_enters=False)
+
+
 @pytest.mark.parametrize("level", ["parameter", "noise"])
 def test_zero_weights_are_the_base_and_one_hot_weights_that_skill(
     diffusion, observations, make_bank, level

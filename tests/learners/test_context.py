@@ -4,7 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from psec_jax import ComposedPolicy, GaussianBackbone, Optimisation, TransitionDataset
+from psec_jax import (
+    ComposedPolicy,
+    GaussianBackbone,
+    Optimisation,
+    SkillLibrary,
+    TransitionDataset,
+    compose,
+)
 from psec_jax.learners import ContextLearner
 from psec_jax.networks import ConstantWeights, ContextNetwork
 from psec_jax.training import fit
@@ -40,6 +47,38 @@ def test_constant_weights_find_the_mixture_that_made_the_data(gaussian, make_ban
     composed = ComposedPolicy.create(carrying, ConstantWeights(2), level, KEY)
     learnt = learn(composed, acted(composed, data, truth), 200)
     np.testing.assert_allclose(learnt.weights(states)[0], truth, atol=0.1)
+
+
+def test_constants_reach_a_corner_by_the_verbs_own_optimizer(gaussian, make_skill, tmp_path):
+    """From the even mixture to the second skill alone, in as many updates as a demo has."""
+    library = SkillLibrary.create(tmp_path / "library", gaussian)
+    for index, name in enumerate(("first", "second")):
+        library.add(name, make_skill(gaussian, index, **TWO[index]))
+    states = np.random.default_rng(0).normal(size=(500, 5))
+    data = TransitionDataset(states, np.zeros((500, 2)), *np.zeros((3, 500)))
+    of_bank = gaussian.with_bank(library.bank())
+    composed = ComposedPolicy.create(of_bank, ConstantWeights(2), "action", KEY)
+    data = acted(composed, data, np.float32([0, 1]))
+    agent = compose(library, data, level="action", steps=300, key=KEY, context=False)
+    np.testing.assert_allclose(agent.weights(states)[0], [0, 1], atol=0.05)
+
+
+def test_through_the_sampler_the_loss_is_that_of_the_sampled_actions(carrying, dataset, diffusion):
+    """At the action level that is the level's own; at others it is not."""
+    noisy = ComposedPolicy.of_policies(diffusion, (diffusion,), ConstantWeights(1), "noise", KEY)
+    of_actions = ComposedPolicy.create(carrying, ConstantWeights(2), "action", KEY)
+    batch = {"observations": dataset.observations, "actions": dataset.actions}
+
+    def first_loss(composed, through_sampler):
+        learner = ContextLearner(composed, Optimisation(), through_sampler=through_sampler)
+        return float(learner.update(learner.init(KEY, batch), batch, KEY)[1]["loss"])
+
+    for composed in (noisy, of_actions):
+        sampled = np.asarray(composed.sample(KEY, dataset.observations))
+        expected = np.square(sampled - dataset.actions).sum(axis=1).mean()
+        assert first_loss(composed, True) == pytest.approx(expected, rel=1e-4)
+    assert first_loss(of_actions, False) == pytest.approx(first_loss(of_actions, True), rel=1e-5)
+    assert first_loss(noisy, False) != pytest.approx(first_loss(noisy, True), rel=0.1)
 
 
 def test_context_tells_which_skill_is_due_in_which_state(carrying, dataset):

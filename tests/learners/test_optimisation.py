@@ -37,6 +37,21 @@ def test_down_a_constant_slope_each_step_is_the_learning_rate_on_a_half_cosine(s
     )
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("steps", [1, 2, 12])
+def test_no_parameter_moves_further_than_the_reach(steps, schedule):
+    """Down a constant slope Adam goes just as far."""
+    optimisation = Optimisation(0.1, weight_decay=0.0, steps=steps, schedule=schedule)
+    start, *_, end = walk(optimisation, steps)
+    moved = np.asarray(start.params - end.params)
+    np.testing.assert_allclose(moved, optimisation.reach * np.sign(SLOPE), rtol=1e-4)
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match=r"schedule 'step' is unknown; expected one of \['cosine"):
+        Optimisation(schedule="step")
+
+
 @given(rate=st.floats(0.01, 1.0))
 def test_the_average_is_the_exponential_moving_average_of_the_parameters(rate):
     steps = 5

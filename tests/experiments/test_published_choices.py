@@ -1,0 +1,187 @@
+"""``scale=paper`` and the page about the published code: each choice exists and does something."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import psec_jax as psec
+from experiments import continual, dynamics_shift, multi_objective
+from experiments.config import ConfigError, Continual, DynamicsShift, MultiObjective, parse
+from experiments.recording import Recorder
+from psec_jax.data.hdf5 import write_hdf5
+from psec_jax.networks import ConstantWeights
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "published.md"
+SETTINGS = {
+    "continual": (Continual, continual),
+    "dynamics_shift": (DynamicsShift, dynamics_shift),
+    "multi_objective": (MultiObjective, multi_objective),
+}
+# What the paper's scale would need a day for.
+TINY = (
+    "progress=false",
+    "evaluation.episodes=1",
+    "denoiser={features: 16, blocks: 1}",
+    "data.source_trajectories=2",
+    *(f"{stage}.steps=4" for stage in ("pretrain", "skill", "scratch", "context", "constants")),
+    *(f"{stage}.batch_size=8" for stage in ("pretrain", "skill", "scratch", "context")),
+    "constants.batch_size=8",
+    "seeds=[0]",
+)
+
+
+def composed(setting: str, *words: str):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(setting, list(words))
+
+
+def configure(setting: str, *words: str):
+    schema, runner = SETTINGS[setting]
+    config = parse(composed(setting, *words), schema)
+    runner.check(config)
+    return config
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_papers_scale_makes_the_published_choices(setting):
+    config = configure(setting, "scale=paper")
+    assert config.backbone.build(2).noise == "beta"
+    assert config.adapter.build("low_rank").targets == ".*"
+    psec_options = config.mixing(2, "parameter")
+    assert psec_options["context"].start == "zero"
+    assert psec_options["base_enters"] and not psec_options["through_sampler"]
+    nsec_options = config.mixing(2, "noise")
+    assert not nsec_options["base_enters"] and nsec_options["through_sampler"]
+    context = psec_options["optimisation"]
+    assert (context.learning_rate, context.schedule, context.steps) == (3e-4, "constant", 1001)
+    observations = np.random.default_rng(0).normal(3.0, 2.0, (20, 5))
+    data = psec.TransitionDataset(observations, np.zeros((20, 2)), *np.zeros((3, 20)))
+    np.testing.assert_array_equal(config.statistics(data).mean, 0)
+    pretrain = config.pretrain.options()
+    assert (pretrain["batch_size"], pretrain["optimisation"].learning_rate) == (2048, 3e-4)
+    assert pretrain["steps"] == (200_000 if setting == "dynamics_shift" else 1_000_000)
+
+
+def test_the_papers_scale_of_dynamics_shift():
+    config = configure("dynamics_shift", "scale=paper")
+    assert config.target.by == "transition" and config.critics.timeouts_terminal
+    weigh, options = config.critics.weigh(), config.critics.options()
+    assert (weigh.temperature, weigh.clip, options["expectile"]) == (10.0, 100.0, 0.7)
+    optimisation = options["critic_optimisation"]
+    assert (optimisation.learning_rate, optimisation.schedule) == (3e-4, "constant")
+    assert options["value_network"].input_norm
+
+
+def test_the_papers_scale_of_multi_objective():
+    config = configure("multi_objective", "scale=paper")
+    options = config.objectives.options()
+    assert options["expectile"] == {"return": 0.7, "feasibility": 0.9}
+    assert options["objectives"]["feasibility"].threshold == 0
+    assert options["value_network"].input_norm
+    assert options["critic_optimisation"].schedule == "constant"
+    assert config.anchor == {"reward": 0.0, "safety": 1.0} and config.anchor_strength == 256
+    skills = {name: plan.build() for name, plan in config.objectives.skills.items()}
+    assert skills["reward"].temperature == skills["safety"].temperature == 1
+    assert (skills["reward"].clip, skills["safety"].clip) == (100, 150)
+    assert config.objectives.timeouts_terminal
+
+
+@pytest.mark.parametrize("scale", ["demo", "hour", "paper", "smoke"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_at_every_scale_each_learner_can_reach_what_it_is_to_learn(setting, scale):
+    """Constants must get from 1/k to 0 or 1 by themselves; others have a whole network for it."""
+    config = configure(setting, f"scale={scale}")
+    constants = config.mixing(2, "parameter", context=False)
+    assert constants["context"] is False
+    assert constants["optimisation"].reach >= 1
+    if scale != "smoke":
+        for stage in (config.pretrain, config.skill, config.scratch, config.context):
+            assert stage.options()["optimisation"].reach > 0.1
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("continual", ["chain=walker_walk", "methods=[asec,nsec,nsec_skills,psec,psec_fixed]"]),
+        ("dynamics_shift", ["methods=[scratch,nsec,psec,psec_fixed]", "critics.candidates=2"]),
+        (
+            "multi_objective",
+            ["task=bullet/ballrun", "methods=[nsec,psec,psec_fixed]", "objectives.candidates=2"],
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:in 4 updates at learning rate")
+def test_the_published_choices_run_in_every_setting(setting, words, tmp_path, ballrun):
+    if setting == "multi_objective":
+        own = tmp_path / "context.hdf5"
+        write_hdf5(own, psec.load_dataset(str(ballrun)).take(2))
+        words = [*words, f"dataset={ballrun}", f"context_dataset={own}", "cost_limit=100"]
+    config = configure(setting, "scale=paper", *TINY, *words)
+    SETTINGS[setting][1].run(config, tmp_path, Recorder(tmp_path))
+    assert (tmp_path / "table.md").exists()
+
+
+def test_a_context_dataset_is_what_the_context_network_is_trained_on(tmp_path, ballrun):
+    whole = psec.load_dataset(str(ballrun))
+    own = tmp_path / "context.hdf5"
+    write_hdf5(own, whole.take(2))
+    words = ["task=bullet/ballrun", f"dataset={ballrun}", "cost_limit=100"]
+    chosen = multi_objective.Data.chosen(
+        configure("multi_objective", *words, f"context_dataset={own}")
+    )
+    assert len(chosen.mixing) == len(whole.take(2)) and chosen.best is None
+    usual = multi_objective.Data.chosen(configure("multi_objective", *words))
+    assert usual.mixing is usual.best.data
+    write_hdf5(own, psec.TransitionDataset(np.zeros((4, 3)), np.zeros((4, 2)), *np.zeros((3, 4))))
+    with pytest.raises(ConfigError, match=r"sizes are \(3, 2\), but those of .* are"):
+        multi_objective.Data.chosen(configure("multi_objective", *words, f"context_dataset={own}"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "word", "named"),
+    [
+        ("continual", "observations=scaled", "observations 'scaled' is unknown; use normalized"),
+        ("continual", "composer.start=one", "start 'one'"),
+        ("continual", "composer.noise_loss=l2", "composer.noise_loss 'l2' is unknown"),
+        ("continual", "context.schedule=step", "schedule 'step' is unknown"),
+        ("continual", "denoiser.noise=none", "noise 'none'"),
+        ("dynamics_shift", "target.by=step", "target.by 'step' is unknown"),
+        ("multi_objective", "objectives.critics.return.expectile=2", "return.expectile must be"),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_refused(setting, word, named):
+    with pytest.raises(ConfigError, match=named):
+        configure(setting, word)
+
+
+def test_every_switch_that_the_page_names_exists():
+    """Words such as ``composer.start=zero`` in its last column are overrides of some setting."""
+    page = PAGE.read_text()
+    rows = [line.split("|")[-2] for line in page.splitlines() if line.startswith("| ")][2:]
+    words = {word for row in rows for word in re.findall(r"`([a-z_.]+)=[^`(]*`", row)}
+    words |= {word for row in rows for word in re.findall(r"`([a-z_]+\.[a-z_.]+)`", row)}
+    known = set()
+    for setting in SETTINGS:
+        for scale in ("demo", "paper"):
+            config = OmegaConf.to_container(composed(setting, f"scale={scale}"), resolve=True)
+            known |= set(_names(config))
+    assert len(words) > 15
+    assert words <= known
+
+
+def _names(config, prefix=""):
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _names(value, f"{prefix}{key}.")
+
+
+def test_constants_do_not_come_from_the_context_networks_optimizer():
+    config = configure("continual", "constants.learning_rate=0.5")
+    assert config.mixing(2, "action", context=False)["optimisation"].learning_rate == 0.5
+    assert not isinstance(config.mixing(2, "action")["context"], ConstantWeights)
