@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from psec_jax import diffusion
 from psec_jax.networks import Denoiser, GaussianActor
+from psec_jax.settings import integer_of
 
 Predict = Callable[..., Array]
 COMPUTE = ("float32", "bfloat16")
@@ -41,6 +42,7 @@ class DiffusionBackbone:
     noise: str = "posterior"
 
     def __post_init__(self):
+        _check_at_least_one("action_size", self.action_size)
         _check_choice("compute", self.compute, COMPUTE)
         _check_choice("schedule", self.schedule, diffusion.SCHEDULES)
         _check_choice("sampler", self.sampler, ("ddpm", "ddim"))
@@ -105,6 +107,7 @@ class GaussianBackbone:
     compute: str = "float32"
 
     def __post_init__(self):
+        _check_at_least_one("action_size", self.action_size)
         _check_choice("compute", self.compute, COMPUTE)
         if self.network is None:
             object.__setattr__(self, "network", GaussianActor(self.action_size))
@@ -146,5 +149,4 @@ def _check_choice(name: str, value: str, choices) -> None:
 
 
 def _check_at_least_one(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
+    integer_of(name, value)

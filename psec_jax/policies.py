@@ -17,6 +17,8 @@ from jaxtyping import Array, Float
 
 from psec_jax.backbones import Backbone
 from psec_jax.errors import BaseMismatch
+from psec_jax.networks import Denoiser, GaussianActor
+from psec_jax.settings import check_plain, plain_settings, python_number, setting_names
 from psec_jax.skills.bank import Bank
 from psec_jax.skills.injection import dense_layers, inject, merge
 
@@ -38,7 +40,7 @@ class Statistics:
 
     @classmethod
     def identity(cls, size: int) -> "Statistics":
-        return cls(jnp.zeros(size), jnp.ones(size))
+        return cls(jnp.zeros(size, jnp.float32), jnp.ones(size, jnp.float32))
 
     def normalise(self, observations: Array) -> Array:
         return (observations - self.mean) / self.std
@@ -59,9 +61,18 @@ class Policy:
 
     @classmethod
     def create(cls, backbone: Backbone, statistics: Statistics, key: jax.Array) -> "Policy":
-        """A policy with fresh parameters."""
-        example = backbone.example(statistics.mean.shape[0])
-        return cls(_fresh_params(backbone.network, key, example), statistics, None, backbone)
+        """A policy with fresh parameters.
+
+        Raises ``ValueError`` naming a setting that cannot be stored, or a parameter of the network
+        that is not float32.
+        """
+        backbone = plain_settings(backbone)
+        _check_stored(backbone)
+        statistics = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), statistics)
+        example = _computed_in("float32", backbone.example(statistics.mean.shape[0]))
+        params = _fresh_params(backbone.network, key, example)
+        _check_float32(params, type(backbone.network).__name__)
+        return cls(params, statistics, None, backbone)
 
     @property
     def observation_size(self) -> int:
@@ -214,8 +225,30 @@ def _fresh_params(network: nn.Module, key: jax.Array, example: tuple[Array, ...]
     return network.init(key, *example)["params"]
 
 
+def _check_stored(backbone: Backbone) -> None:
+    """A user's own network is given again when a library is opened; all else is read from JSON."""
+    parts = {type(backbone).__name__: backbone}
+    if type(backbone.network) in (Denoiser, GaussianActor):
+        parts[f"{type(backbone).__name__}.network"] = backbone.network
+    for part_name, part in parts.items():
+        for name in setting_names(part):
+            if name != "network":
+                check_plain(f"{part_name}.{name}", getattr(part, name))
+
+
+def _check_float32(params: Any, network: str) -> None:
+    for name, value in traverse_util.flatten_dict(dict(params), sep="/").items():
+        if value.dtype != jnp.float32:
+            raise ValueError(
+                f"parameter {name!r} of {network} is {value.dtype}, but parameters are float32: "
+                "leave the layer's param_dtype at float32, and give self.param a dtype where "
+                "jax_enable_x64 is set; the backbone's compute='bfloat16' computes in bfloat16"
+            )
+
+
 def _plain(value: Any) -> Any:
     """A setting of a user's own network as JSON: functions and types by name."""
+    value = python_number(value)
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     if isinstance(value, Mapping):
@@ -234,6 +267,7 @@ def _computed_in(kind: str, tree: Any) -> Any:
 
 def backbone_to_dict(backbone: Backbone) -> dict[str, Any]:
     """A backbone's class and settings, and its network's, as plain JSON data."""
+    backbone = plain_settings(backbone)
     fields = {
         f.name: getattr(backbone, f.name)
         for f in dataclasses.fields(backbone)
@@ -268,7 +302,7 @@ def fingerprint(policy: Policy) -> str:
 
 
 def policy_tensors(policy: Policy) -> dict[str, np.ndarray]:
-    """Every array of a base policy under its name on disk, as float32 on the host."""
+    """Every array of a base policy under its name on disk, on the host."""
     flat = traverse_util.flatten_dict(dict(policy.params), sep="/")
     tensors = {f"params/{name}": np.asarray(value) for name, value in flat.items()}
     tensors["statistics/mean"] = np.asarray(policy.statistics.mean)

@@ -53,4 +53,4 @@ class ConstantWeights(nn.Module):
 def _start(name: str, skills: int) -> nn.initializers.Initializer:
     if name not in STARTS:
         raise ValueError(f"start {name!r} is unknown; expected one of {sorted(STARTS)}")
-    return nn.initializers.constant(STARTS[name](skills))
+    return nn.initializers.constant(STARTS[name](skills), jnp.float32)

@@ -14,7 +14,8 @@ class FourierFeatures(nn.Module):
 
     @nn.compact
     def __call__(self, time: Float[Array, "batch"]) -> Float[Array, "batch features"]:
-        frequencies = self.param("frequencies", nn.initializers.normal(0.2), (self.features // 2,))
+        normal = nn.initializers.normal(0.2, jnp.float32)
+        frequencies = self.param("frequencies", normal, (self.features // 2,))
         angles = 2 * jnp.pi * time[:, None] * frequencies
         return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 

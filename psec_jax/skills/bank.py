@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, UInt8
 
 from psec_jax.errors import BaseMismatch
+from psec_jax.settings import integer_of, python_number
 from psec_jax.skills.deltas import Delta, bundled, fresh_full, fresh_low_rank
 
 
@@ -33,10 +34,14 @@ class Adapter:
     def __post_init__(self):
         if self.kind not in ("low_rank", "full"):
             raise ValueError(f"adapter kind {self.kind!r} is unknown; use 'low_rank' or 'full'")
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"adapter rank must be an integer of at least 1, not {self.rank!r}")
-        if not 0 < self.scale < float("inf"):
-            raise ValueError(f"adapter scale must be above 0, not {self.scale!r}, and finite")
+        object.__setattr__(self, "rank", integer_of("adapter rank", self.rank))
+        scale = python_number(self.scale)
+        number = isinstance(scale, int | float) and not isinstance(scale, bool)
+        if not number or not 0 < scale < float("inf"):
+            raise ValueError(f"adapter scale must be above 0, not {scale!r}, and finite")
+        object.__setattr__(self, "scale", float(scale))
+        if not isinstance(self.targets, str):
+            raise ValueError(f"adapter targets must be a string, not {self.targets!r}")
         try:
             re.compile(self.targets)
         except re.error as error:
@@ -124,7 +129,7 @@ class Bank:
         """
         if weights is None:
             return self.scales
-        weights = jnp.asarray(weights)
+        weights = jnp.asarray(weights, jnp.float32)
         if weights.ndim == 0 or weights.shape[-1] != self.size:
             raise ValueError(
                 f"weights of shape {weights.shape} do not fit a bank of {self.size} skill(s) "

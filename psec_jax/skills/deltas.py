@@ -67,14 +67,14 @@ Delta = LowRank | Full
 def fresh_low_rank(key: jax.Array, shape: tuple[int, int], rank: int) -> LowRank:
     """A low-rank delta that adds exactly zero: LeCun-normal beside the input, zero beside the
     output."""
-    down = jax.nn.initializers.lecun_normal()(key, (shape[0], rank))
-    return LowRank(down, jnp.zeros((rank, shape[1])), (rank,))
+    down = jax.nn.initializers.lecun_normal()(key, (shape[0], rank), jnp.float32)
+    return LowRank(down, jnp.zeros((rank, shape[1]), jnp.float32), (rank,))
 
 
 def fresh_full(key: jax.Array, shape: tuple[int, int]) -> Full:
     """A dense delta that adds exactly zero."""
     del key
-    return Full(jnp.zeros((1, *shape)), (1,))
+    return Full(jnp.zeros((1, *shape), jnp.float32), (1,))
 
 
 def bundled(deltas: Sequence[Delta | None]) -> tuple[Delta, ...]:

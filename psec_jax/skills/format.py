@@ -33,10 +33,10 @@ def skill_tensors(skill: Skill) -> dict[str, np.ndarray]:
     for path, delta in skill.deltas.items():
         layer = _PREFIX + path.replace("/", ".")
         if isinstance(delta, LowRank):
-            tensors[f"{layer}.lora_A.weight"] = np.asarray(delta.down).T
-            tensors[f"{layer}.lora_B.weight"] = np.asarray(delta.up).T
+            tensors[f"{layer}.lora_A.weight"] = np.asarray(delta.down, np.float32).T
+            tensors[f"{layer}.lora_B.weight"] = np.asarray(delta.up, np.float32).T
         else:
-            tensors[f"{layer}.delta.weight"] = np.asarray(delta.kernels[0]).T
+            tensors[f"{layer}.delta.weight"] = np.asarray(delta.kernels[0], np.float32).T
     return tensors
 
 
@@ -74,7 +74,7 @@ def skill_from(
         base, provenance = str(config["base_fingerprint"]), dict(config["provenance"])
         paths = {path.replace("/", "."): path for path in layers}
         modules = [paths.get(module, str(module)) for module in config["target_modules"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BrokenFile(f"{source}: the adapter configuration is not valid: {error!r}") from None
     rest = dict(tensors)
     deltas = {path: _take_delta(rest, path, adapter, layers, source) for path in modules}
@@ -103,7 +103,23 @@ def _take_delta(rest: dict, path: str, adapter: Adapter, layers: Mapping, source
 
 
 def base_config(policy: Policy) -> dict[str, Any]:
-    return backbone_to_dict(policy.backbone)
+    """Raises ``ValueError`` for a backbone that ``base_from`` could not make again."""
+    config = backbone_to_dict(policy.backbone)
+    name, network = config["backbone"], type(policy.backbone.network)
+    if type(policy.backbone) is not _BACKBONES.get(name):
+        raise ValueError(
+            f"backbone {name} is not part of psec_jax, so the library could not be opened again; "
+            f"use one of {list(_BACKBONES)} around your own network"
+        )
+    if network.__name__ in _NETWORKS and not is_ours(network):
+        # Not to be taken for ours of that name.
+        config["network_module"] = network.__module__
+    return config
+
+
+def is_ours(network: type[nn.Module]) -> bool:
+    """Whether a network is made again from its settings alone."""
+    return network is _NETWORKS.get(network.__name__)
 
 
 def base_from(
@@ -116,7 +132,7 @@ def base_from(
     try:
         if network is None:
             kind = config["network"]
-            if kind not in _NETWORKS:
+            if kind not in _NETWORKS or "network_module" in config:
                 raise ValueError(
                     f"network class {kind!r} is not part of psec_jax; open the library with "
                     f"network={kind}(…)"
@@ -131,25 +147,20 @@ def base_from(
         fresh = jax.eval_shape(
             lambda: Policy.create(backbone, Statistics.identity(size), jax.random.key(0))
         )
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise BrokenFile(
             f"{source}: the base policy's description is not valid: {error}"
         ) from None
-    expected = {
-        f"params/{name}": value.shape
-        for name, value in traverse_util.flatten_dict(fresh.params, sep="/").items()
-    } | {"statistics/mean": (size,), "statistics/std": (size,)}
+    flat = traverse_util.flatten_dict(dict(fresh.params))
+    names = {path: "/".join(("params", *path)) for path in flat}
+    expected = {names[path]: value.shape for path, value in flat.items()}
+    expected |= {"statistics/mean": (size,), "statistics/std": (size,)}
     found = {name: value.shape for name, value in tensors.items()}
     if found != expected:
         wrong = sorted(set(found.items()) ^ set(expected.items()))
         raise BrokenFile(f"{source}: tensors do not fit the described network: {wrong[:4]}")
     params = traverse_util.unflatten_dict(
-        {
-            name.removeprefix("params/"): jnp.asarray(value)
-            for name, value in tensors.items()
-            if name.startswith("params/")
-        },
-        sep="/",
+        {path: jnp.asarray(tensors[name]) for path, name in names.items()}
     )
     statistics = Statistics(
         jnp.asarray(tensors["statistics/mean"]), jnp.asarray(tensors["statistics/std"])
