@@ -1,9 +1,12 @@
 """Files of tensors and of facts: safetensors and JSON, written whole or not at all.
 
-Nothing here unpickles, and no name that comes from a file or a user becomes a path unchecked.
+Each carries a checksum of what it holds, which is verified where it is read; files without one, as
+of earlier versions, are read as they are. Nothing here unpickles, and no name that comes from a
+file or a user becomes a path unchecked.
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -21,6 +24,7 @@ import safetensors.numpy
 from psec_jax.errors import BrokenFile, NotSaved
 
 _METADATA = "facts"
+_CHECKSUM = "checksum"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -32,6 +36,14 @@ def check_name(name: str, what: str = "skill") -> str:
             "beginning with a letter or digit"
         )
     return name
+
+
+def expanded(path: str | Path) -> Path:
+    """``path`` with ``~`` as the home folder; raises ``ValueError`` where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path} begins with the home folder of an unknown user") from None
 
 
 @contextmanager
@@ -123,14 +135,24 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, facts: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+    """Write ``facts`` and their checksum, which is the entry ``checksum``."""
+    path.write_text(json.dumps(_with_checksum(facts), indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``; raises ``BrokenFile`` if it holds anything else."""
+    """The JSON object in ``path``, without its checksum.
+
+    Raises ``BrokenFile`` if it holds anything else, or not what was written.
+    """
     if not path.is_file() or path.is_symlink():
         raise BrokenFile(f"{path} is missing or not a plain file")
-    return parse_json(path.read_bytes(), path)
+    facts = parse_json(path.read_bytes(), path)
+    if not _verify(facts):
+        raise BrokenFile(
+            f"{path} is not what was written: its checksum does not match; restore it from a "
+            f"copy, or to accept what you edited by hand, remove its entry {_CHECKSUM!r}"
+        )
+    return facts
 
 
 def parse_json(text: bytes | str, source: Path) -> dict[str, Any]:
@@ -158,10 +180,11 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file whose bytes follow from what it holds, not from any order.
 
-    The JSON ``metadata`` lie in it under one key, because safetensors shuffles several.
+    The JSON ``metadata`` lie in it under one key, because safetensors shuffles several, with a
+    checksum of tensors and metadata.
     """
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
-    facts = {_METADATA: json.dumps(metadata, sort_keys=True)} if metadata else None
+    facts = {_METADATA: json.dumps(_with_checksum(metadata or {}, arrays), sort_keys=True)}
     # Not save_file, whose errors are no OSError where the disk is full.
     path.write_bytes(safetensors.numpy.save(arrays, facts))
 
@@ -169,8 +192,8 @@ def write_tensors(
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The float32 or boolean tensors and the metadata in a file that ``write_tensors`` wrote.
 
-    Raises ``BrokenFile`` if the file is missing, truncated, garbage, of another type, or holds
-    values that are not finite.
+    Raises ``BrokenFile`` if the file is missing, truncated, garbage, of another type, not what was
+    written, or holds values that are not finite.
     """
     if not path.is_file() or path.is_symlink():
         raise BrokenFile(f"{path} is missing or not a plain file")
@@ -181,9 +204,38 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
         raise BrokenFile(f"{path} is not a readable safetensors file: {error}") from None
     metadata = parse_json(facts, path)
+    if not _verify(metadata, tensors):
+        raise BrokenFile(
+            f"{path} is not what was written: its checksum does not match; restore it from a "
+            "copy, or make it again"
+        )
     for name, value in tensors.items():
         if value.dtype not in (np.float32, np.bool_):
             raise BrokenFile(f"{path}: tensor {name!r} is {value.dtype}, expected float32")
         if not np.isfinite(value).all():
             raise BrokenFile(f"{path}: tensor {name!r} holds values that are not finite")
     return tensors, metadata
+
+
+def checksum(facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray] | None = None) -> str:
+    """The SHA-256 of JSON facts and tensors, whatever their order."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, value in sorted((tensors or {}).items()):
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _with_checksum(
+    facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray] | None = None
+) -> dict[str, Any]:
+    # As they will be read: with strings for keys, and lists for tuples.
+    read = json.loads(json.dumps(facts))
+    read.pop(_CHECKSUM, None)
+    return {**read, _CHECKSUM: checksum(read, tensors)}
+
+
+def _verify(facts: dict[str, Any], tensors: Mapping[str, np.ndarray] | None = None) -> bool:
+    """Whether facts that were read are those that were written; takes their checksum out."""
+    expected = facts.pop(_CHECKSUM, None)
+    return expected is None or expected == checksum(facts, tensors)

@@ -108,8 +108,8 @@ class Recipe:
         facts = dataclasses.asdict(self)
         del facts["folder"]
         path = self.folder / f"{storage.check_name(name, 'dataset')}{_SUFFIX}"
-        with storage.new_file(path) as temporary:
-            storage.write_json(temporary, facts)
+        # Meant to be edited by hand, so without a checksum.
+        storage.write_text(path, json.dumps(facts, indent=2, sort_keys=True) + "\n")
         return path
 
 

@@ -1,12 +1,10 @@
 """The command line on a skill library: ``python -m psec_jax.skills list PATH``."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from psec_jax.networks.activations import ACTIVATIONS
-from psec_jax.skills.format import skill_config
 from psec_jax.skills.library import SkillLibrary
 from psec_jax.skills.published import import_published
 
@@ -66,7 +64,7 @@ def _run(chosen: argparse.Namespace) -> None:
     if chosen.command == "list":
         _list(library)
     elif chosen.command == "show":
-        print(json.dumps(skill_config(library.get(chosen.name)), indent=2, sort_keys=True))
+        print(library.description(chosen.name), end="")
     elif chosen.command == "rename":
         library.rename(chosen.name, chosen.new)
     elif chosen.command == "remove":

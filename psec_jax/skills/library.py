@@ -16,11 +16,14 @@ from flax import linen as nn
 from psec_jax import storage
 from psec_jax.errors import BaseMismatch, BrokenFile
 from psec_jax.policies import Policy, fingerprint
+from psec_jax.settings import json_data
 from psec_jax.skills import format
 from psec_jax.skills.bank import Bank, Skill
 
 FORMAT = 1
 _TENSORS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# The entry of a configuration that says which tensors it belongs to.
+_BELONGS = "tensors_checksum"
 
 
 class SkillLibrary:
@@ -40,18 +43,26 @@ class SkillLibrary:
         """A new library around ``base``.
 
         Raises ``FileExistsError`` if ``path`` is taken, and ``ValueError`` for a base that carries
-        a bank or holds values that are not finite.
+        a bank, holds values that are not finite or not float32, or could not be opened again.
         """
-        path = Path(path)
+        path = storage.expanded(path)
         if base.bank is not None:
             raise ValueError("a base policy carries no bank; merge it first or leave it out")
         tensors = format.policy_tensors(base)
-        _refuse_not_finite("the base policy", tensors)
+        _refuse_unreadable("the base policy", tensors)
+        config = format.base_config(base)
+        network = base.backbone.network
+        given = None if format.is_ours(type(network)) else network
+        if fingerprint(format.base_from(tensors, config, path, given)) != fingerprint(base):
+            raise ValueError(
+                "the base policy would not be the same when it is opened: its description is "
+                f"{config}; use plain numbers, strings and tuples as settings"
+            )
         with storage.new_folder(path) as folder:
             (folder / "base").mkdir()
             (folder / "skills").mkdir()
             storage.write_tensors(folder / "base" / "model.safetensors", tensors)
-            storage.write_json(folder / "base" / "config.json", format.base_config(base))
+            storage.write_json(folder / "base" / "config.json", config)
             facts = {"format": FORMAT, "base_fingerprint": fingerprint(base)}
             storage.write_json(folder / "library.json", facts)
         return cls(path, base)
@@ -63,7 +74,7 @@ class SkillLibrary:
         ``network`` is needed only for a base whose Linen module is not one of psec_jax's. Raises
         ``BrokenFile`` if the folder is no library or its base is not what it was.
         """
-        path = Path(path)
+        path = storage.expanded(path)
         if not (path / "library.json").is_file():
             raise BrokenFile(f"{path} is not a skill library: it has no library.json")
         facts = storage.read_json(path / "library.json")
@@ -96,16 +107,23 @@ class SkillLibrary:
     def add(self, name: str, skill: Skill, **provenance: Any) -> None:
         """Store ``skill`` under ``name``, with ``provenance`` beside what it already records.
 
-        Raises ``BaseMismatch`` for a skill of another base, ``FileExistsError`` for a name that
-        is taken and ``ValueError`` for one that is not allowed.
+        Provenance is JSON data; NumPy's numbers, arrays, tuples and paths become such. Raises
+        ``BaseMismatch`` for a skill of another base, ``FileExistsError`` for a name that is taken,
+        ``ValueError`` for one that is not allowed and for provenance that is not finite, and
+        ``TypeError`` for other provenance.
         """
         target = self._folder(name)
         if skill.base != self.fingerprint:
             raise BaseMismatch(f"skill {name!r}", skill.base, "this library's", self.fingerprint)
-        skill = dataclasses.replace(skill, provenance={**skill.provenance, **provenance})
+        facts = {
+            key: json_data(value, f"provenance {key!r}")
+            for key, value in {**skill.provenance, **provenance}.items()
+        }
+        skill = dataclasses.replace(skill, provenance=facts)
         config, tensors = format.skill_config(skill), format.skill_tensors(skill)
         format.skill_from(tensors, config, self._layers, target)
-        _refuse_not_finite(f"skill {name!r}", tensors)
+        _refuse_unreadable(f"skill {name!r}", tensors)
+        config[_BELONGS] = storage.checksum({}, tensors)
         with storage.new_folder(target) as folder:
             storage.write_tensors(folder / _TENSORS, tensors)
             storage.write_json(folder / _CONFIG, config)
@@ -114,7 +132,20 @@ class SkillLibrary:
         """The skill called ``name``; raises ``KeyError`` if there is none."""
         folder = self._existing(name)
         tensors, _ = storage.read_tensors(folder / _TENSORS)
-        return self._checked(tensors, storage.read_json(folder / _CONFIG), folder)
+        config = storage.read_json(folder / _CONFIG)
+        skill = self._checked(tensors, config, folder)
+        if config.get(_BELONGS, own := storage.checksum({}, tensors)) != own:
+            raise BrokenFile(
+                f"{folder}: {_CONFIG} belongs to other tensors than those in {_TENSORS}; restore "
+                f"both from one copy, or to use them together, remove the entries {_BELONGS!r} "
+                f"and 'checksum' of {_CONFIG}"
+            )
+        return skill
+
+    def description(self, name: str) -> str:
+        """What the file of a skill records, as JSON; raises as ``get``."""
+        self.get(name)
+        return (self._folder(name) / _CONFIG).read_text()
 
     def remove(self, name: str) -> None:
         """Delete a skill; π₀ and the other skills stay as they are."""
@@ -138,7 +169,7 @@ class SkillLibrary:
     def export(self, name: str, file: str | Path) -> Path:
         """Write one skill as one safetensors file that another machine can import."""
         skill = self.get(name)
-        file = Path(file)
+        file = storage.expanded(file)
         config = format.skill_config(skill)
         metadata = {"format": "psec-skill", "name": name, "adapter_config": config}
         with storage.new_file(file) as temporary:
@@ -147,7 +178,7 @@ class SkillLibrary:
 
     def import_file(self, file: str | Path, name: str | None = None) -> str:
         """Add a skill that ``export`` wrote, under its own or another ``name``; returns it."""
-        file = Path(file)
+        file = storage.expanded(file)
         tensors, metadata = storage.read_tensors(file)
         config = metadata.get("adapter_config")
         if metadata.get("format") != "psec-skill" or not isinstance(config, dict):
@@ -181,7 +212,9 @@ class SkillLibrary:
             raise
 
 
-def _refuse_not_finite(what: str, tensors: Mapping[str, np.ndarray]) -> None:
+def _refuse_unreadable(what: str, tensors: Mapping[str, np.ndarray]) -> None:
+    if other := {n: str(value.dtype) for n, value in tensors.items() if value.dtype != np.float32}:
+        raise ValueError(f"{what} holds tensors that are not float32: {other}")
     if bad := [name for name, value in tensors.items() if not np.isfinite(value).all()]:
         raise ValueError(f"{what} holds values that are not finite, in {bad}")
 
