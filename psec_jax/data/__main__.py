@@ -6,15 +6,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from psec_jax.command_line import printing
 from psec_jax.data import registry
 from psec_jax.data.dataset import TransitionDataset
+from psec_jax.data.readers import is_file_name, read_file
 from psec_jax.data.references import references
 
 
 def main(arguments: list[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
     try:
-        _COMMANDS[chosen.command](chosen)
+        with printing():
+            _COMMANDS[chosen.command](chosen)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 
@@ -29,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
 
     about = "counts and quantiles of returns and costs, as JSON"
     sub = commands.add_parser("show", help=about, description=about)
-    sub.add_argument("dataset", help="a name, or a file.hdf5")
+    sub.add_argument("dataset", help="a name, or a file (.hdf5, .h5, .npz, .pkl)")
     _reading(sub)
 
     about = "bring public datasets to this machine"
@@ -38,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
 
     about = "write a dataset as an HDF5 file in D4RL's layout, or as a Minari dataset"
     sub = commands.add_parser("convert", help=about, description=about)
-    sub.add_argument("dataset", help="a name, or a file.hdf5")
+    sub.add_argument("dataset", help="a name, or a file (.hdf5, .h5, .npz, .pkl)")
     sub.add_argument("target", help="file.hdf5, or minari/[namespace/]name-v0")
     _reading(sub)
     return parser
@@ -58,21 +61,46 @@ def _reading(sub: argparse.ArgumentParser) -> None:
         nargs=2,
         type=float,
         metavar=("LOW", "HIGH"),
-        help="the bounds of a file's actions, if not -1 and 1",
+        action="append",
+        default=[],
+        help="the bounds of a file's actions, if not -1 and 1; once for all dimensions, or once "
+        "for each in turn",
+    )
+    sub.add_argument(
+        "--observation-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="an entry of a file's dictionary of observations; repeat it for more, in this order "
+        "(default: all, in alphabetical order)",
     )
 
 
 def _load(chosen: argparse.Namespace) -> TransitionDataset:
-    if not (chosen.key or chosen.bounds):
+    options = _options(chosen)
+    if not options:
         return registry.load_dataset(chosen.dataset)
-    if not registry.is_file_name(chosen.dataset):
-        raise ValueError(f"--key and --bounds are for files, and {chosen.dataset!r} is a name")
-    from psec_jax.data.hdf5 import read_hdf5
+    if not is_file_name(chosen.dataset):
+        raise ValueError(
+            "--key, --bounds and --observation-key are for files, and "
+            f"{chosen.dataset!r} is a name"
+        )
+    return read_file(chosen.dataset, **options)
 
+
+def _options(chosen: argparse.Namespace) -> dict[str, Any]:
+    options: dict[str, Any] = {}
     if wrong := [pair for pair in chosen.key if "=" not in pair]:
         raise ValueError(f"--key {wrong[0]!r} must be NAME=KEY, such as observations=data/obs")
-    keys = dict(pair.split("=", 1) for pair in chosen.key)
-    return read_hdf5(chosen.dataset, keys, tuple(chosen.bounds or (-1.0, 1.0)))
+    if chosen.key:
+        options["keys"] = dict(pair.split("=", 1) for pair in chosen.key)
+    if len(chosen.bounds) == 1:
+        options["bounds"] = tuple(chosen.bounds[0])
+    elif chosen.bounds:
+        options["bounds"] = tuple(zip(*chosen.bounds, strict=True))
+    if chosen.observation_key:
+        options["observation_keys"] = tuple(chosen.observation_key)
+    return options
 
 
 def _list(chosen: argparse.Namespace) -> None:
@@ -116,15 +144,16 @@ def _convert(chosen: argparse.Namespace) -> None:
 
         print(write_minari(chosen.target.removeprefix("minari/"), _load(chosen)))
         return
-    if not registry.is_file_name(chosen.target):
+    target = Path(chosen.target).expanduser()
+    if target.suffix.lower() not in (".hdf5", ".h5"):
         raise ValueError(
             f"{chosen.target!r} is neither a file.hdf5 nor minari/[namespace/]name-v0"
         )
-    if Path(chosen.target).exists():
-        raise FileExistsError(f"{chosen.target} exists already; remove it or choose another name")
+    if target.exists():
+        raise FileExistsError(f"{target} exists already; remove it or choose another name")
     from psec_jax.data.hdf5 import write_hdf5
 
-    print(write_hdf5(chosen.target, _load(chosen)))
+    print(write_hdf5(target, _load(chosen)))
 
 
 def _rounded(facts: Any) -> Any:

@@ -49,6 +49,20 @@ def checked(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
+def as_marks(name: str, marks: np.ndarray) -> np.ndarray:
+    """``marks`` of 0 and 1 as booleans; raises ``ValueError`` for any other value."""
+    if marks.dtype == bool:
+        return marks
+    if not np.isfinite(marks).all():
+        raise ValueError(f"{name} hold values that are not finite; expected 0 or 1")
+    other = (marks != 0) & (marks != 1)
+    if other.any():
+        row = int(other.argmax())
+        value = marks.ravel()[row]
+        raise ValueError(f"{name} hold {value} at transition {row}; expected 0 or 1")
+    return marks.astype(bool)
+
+
 def read_only(array: np.ndarray) -> np.ndarray:
     array.setflags(write=False)
     return array
@@ -73,20 +87,9 @@ def _column(name: str, values: Any) -> np.ndarray:
             f"{name} must have {DIMENSIONS[name]} dimension(s), not shape {raw.shape}"
         )
     if name in MARKS:
-        _check_marks(name, raw)
+        as_marks(name, raw)
         return _frozen(values, np.bool_)
     return _frozen(values, np.float32)
-
-
-def _check_marks(name: str, marks: np.ndarray) -> None:
-    if marks.dtype == bool:
-        return
-    if not np.isfinite(marks).all():
-        raise ValueError(f"{name} hold values that are not finite; expected 0 or 1")
-    other = (marks != 0) & (marks != 1)
-    if other.any():
-        row = int(other.argmax())
-        raise ValueError(f"{name} hold {marks[row]} at transition {row}; expected 0 or 1")
 
 
 def _frozen(values: Any, kind: type) -> np.ndarray:

@@ -9,8 +9,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from psec_jax.data.actions import scaled
 from psec_jax.data.dataset import TransitionDataset
-from psec_jax.data.hdf5 import scaled
+from psec_jax.data.notices import notice
 from psec_jax.errors import BrokenFile
 
 try:
@@ -31,7 +32,8 @@ def read_minari(dataset_id: str) -> TransitionDataset:
     It is taken from ``$MINARI_DATASETS_PATH`` (``~/.minari/datasets``) or, where it is not there,
     downloaded with Minari's own means. Observations that are dictionaries become vectors in the
     order of their space; actions are scaled from their space's bounds to [−1, 1]; costs are those
-    in ``infos["cost"]``. Raises ``BrokenFile`` for data that are not vectors of numbers.
+    in ``infos["cost"]``, where every episode has them. Warns of actions that are clipped and of
+    costs that are left out. Raises ``BrokenFile`` for data that are not vectors of numbers.
     """
     source = _open(dataset_id)
     box = source.action_space
@@ -41,14 +43,20 @@ def read_minari(dataset_id: str) -> TransitionDataset:
             f"{dataset_id} has actions in {box}; expected a bounded Box of one dimension"
         )
     try:
-        episodes = [_columns(e, source.observation_space, box) for e in source.iterate_episodes()]
+        episodes = [_columns(e, source.observation_space) for e in source.iterate_episodes()]
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, AssertionError) as error:
         raise BrokenFile(f"{dataset_id} is damaged: {error!r}; download it again") from None
     if not episodes:
         raise BrokenFile(f"{dataset_id} is empty: it holds no episode")
     names = set.intersection(*(set(columns) for columns in episodes))
-    columns = {name: np.concatenate([c[name] for c in episodes]) for name in names}
+    if lacking := sum("costs" not in columns for columns in episodes) % len(episodes):
+        notice(
+            f"{dataset_id}: {lacking} of {len(episodes)} episodes have no costs, which are left "
+            "out of all"
+        )
     try:
+        columns = {name: np.concatenate([c[name] for c in episodes]) for name in names}
+        columns["actions"] = scaled(columns["actions"], (box.low, box.high), dataset_id)
         return TransitionDataset(**columns)
     except ValueError as error:
         raise BrokenFile(f"{dataset_id}: {error}") from None
@@ -66,6 +74,10 @@ def write_minari(
     folder = _root() / dataset_id
     if folder.exists():
         raise FileExistsError(f"{folder} exists already; remove it or choose another id")
+    if data.rewards is None:
+        raise ValueError(
+            "these data have no rewards, which Minari keeps of every step; convert them to HDF5"
+        )
     last = data.terminations | data.truncations
     jumps = (data.next_observations[:-1] != data.observations[1:]).any(axis=1) & ~last[:-1]
     if jumps.any():
@@ -121,7 +133,7 @@ def _check_id(dataset_id: str) -> None:
         )
 
 
-def _columns(episode: Any, space: gymnasium.Space, box: gymnasium.spaces.Box) -> dict:
+def _columns(episode: Any, space: gymnasium.Space) -> dict:
     observations = _vectors(episode.observations, space)
     steps = len(episode.rewards)
     truncations = np.array(episode.truncations, bool)
@@ -129,14 +141,15 @@ def _columns(episode: Any, space: gymnasium.Space, box: gymnasium.spaces.Box) ->
     columns = {
         "observations": observations[:steps],
         "next_observations": observations[1 : steps + 1],
-        "actions": scaled(episode.actions, box.low, box.high),
+        "actions": np.asarray(episode.actions, np.float32),
         "rewards": episode.rewards,
         "terminations": episode.terminations,
         "truncations": truncations,
     }
     if "cost" in (episode.infos or {}):
         # The reset gives an info too, so there may be one more cost than steps.
-        columns["costs"] = np.asarray(episode.infos["cost"])[-steps:]
+        costs = np.asarray(episode.infos["cost"])[-steps:]
+        columns["costs"] = costs[:, 0] if costs.shape[1:] == (1,) else costs
     return columns
 
 

@@ -4,42 +4,44 @@ import hashlib
 import os
 import warnings
 from importlib import resources
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 
 from psec_jax import storage
+from psec_jax.data.checks import check_seed
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.data.download import download
+from psec_jax.data.readers import is_file_name, known_suffix, read_file
 from psec_jax.data.recipes import Recipe, read_recipes
 from psec_jax.data.references import Reference, closest, find_reference, references
 from psec_jax.errors import BrokenFile
 
 
-def load_dataset(name: str, trajectories: int | None = None, seed: int = 0) -> TransitionDataset:
+def load_dataset(
+    name: str | Path, trajectories: int | None = None, seed: int = 0
+) -> TransitionDataset:
     """The dataset called ``name``:
 
     - ``local/walker-stand-expert`` and its like are made on first use and cached; ``trajectories``
       and ``seed`` say how many episodes to roll out and which;
     - ``walker2d-medium-v2`` (D4RL) and ``dsrl/CarRun`` (DSRL) are read from a file on this machine
       or downloaded, ``minari/mujoco/walker2d/medium-v0`` from Minari, and ``path/to/file.hdf5``
-      from that file. Of these ``trajectories`` takes the first so many.
+      (or a ``Path``) from that file, by the reader of its suffix (``psec_jax.data.read_file``). Of
+      these ``trajectories`` takes the first so many.
 
     Raises ``ValueError`` for an unknown name, with the closest known ones, ``BrokenFile`` for a
     file that is not what it should be, and ``DownloadFailed`` where there is no network.
     """
+    seed = check_seed(seed)
+    if trajectories is not None and not isinstance(trajectories, Integral):
+        raise ValueError(f"trajectories must be an integer, not {trajectories!r}")
     if trajectories is not None and trajectories < 1:
         raise ValueError(f"trajectories must be at least 1, not {trajectories!r}")
-    if name.startswith("local/"):
+    if isinstance(name, str) and name.startswith("local/") and not known_suffix(name):
         return _load_local(name, trajectories, seed)
-    if name.startswith("minari/"):
-        from psec_jax.data.minari import read_minari
-
-        data = read_minari(name.removeprefix("minari/"))
-    elif is_file_name(name):
-        data = _read_hdf5(Path(name).expanduser())
-    else:
-        data = _read_hdf5(fetch(name))
+    data = _load(name)
     return data if trajectories is None else data.take(trajectories)
 
 
@@ -59,10 +61,6 @@ def shelf() -> Path:
 def names() -> tuple[str, ...]:
     """The name of every dataset that comes along or is public and known here."""
     return (*local_datasets(), *references())
-
-
-def is_file_name(name: str) -> bool:
-    return Path(name).suffix in (".hdf5", ".h5")
 
 
 def fetch(name: str, shown: bool = True) -> Path:
@@ -111,6 +109,23 @@ def _named_folder(reference: Reference) -> Path | None:
 
 def _own_folder(reference: Reference) -> Path:
     return home() / "datasets" / reference.family
+
+
+def _load(name: str | Path) -> TransitionDataset:
+    if isinstance(name, str) and name.startswith("minari/") and not known_suffix(name):
+        from psec_jax.data.minari import read_minari
+
+        return read_minari(name.removeprefix("minari/"))
+    if is_file_name(name):
+        return read_file(name)
+    try:
+        reference = _find(name)
+    except ValueError:
+        # Something is there, if nothing that any reader takes.
+        if Path(name).exists():
+            return read_file(name)
+        raise
+    return _read_hdf5(fetch(reference.name))
 
 
 def _read_hdf5(path: Path) -> TransitionDataset:

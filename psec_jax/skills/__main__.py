@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from psec_jax.command_line import printing
 from psec_jax.networks.activations import ACTIVATIONS
 from psec_jax.skills.library import SkillLibrary
 from psec_jax.skills.published import import_published
@@ -23,7 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
             _add_published(sub)
     chosen = parser.parse_args(arguments)
     try:
-        _run(chosen)
+        with printing():
+            _run(chosen)
     except (ValueError, KeyError, OSError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         sys.exit(f"error: {message}")

@@ -5,12 +5,14 @@ has nothing to offer such a program. Each name that arrays and plain containers 
 ``dict`` or for an inert class of this module, which does no more than keep bytes, a dtype and a
 shape; any other name is refused before it is looked up. So the file calls no function of NumPy,
 JAX, Flax or optax; this module makes the arrays, with ``np.frombuffer`` and dtypes of numbers
-alone. Only ``psec_jax.skills.published`` uses it; nothing else in psec_jax reads pickles.
+alone. Only ``psec_jax.skills.published`` and ``psec_jax.data.pickles`` use it; nothing else in
+psec_jax reads pickles.
 """
 
 import io
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,11 +30,24 @@ def read_state(path: Path) -> dict[str, Leaf]:
     ``BrokenFile`` for a file that is missing, damaged, no nested dict, or that asks for anything
     but arrays of numbers and plain containers.
     """
+    return _read(path, _leaves)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The arrays in a pickled dict, or list of dicts, as nested dicts: ``{"0": {"x": array}}``.
+
+    A list of dicts is a dict by number; numbers and lists of numbers are arrays too, and whatever
+    else there may be is left out. Raises ``BrokenFile`` as ``read_state`` does.
+    """
+    return _read(path, _tree)
+
+
+def _read(path: Path, convert: Callable[[Any], Any]) -> Any:
     if not path.is_file():
         raise BrokenFile(f"{path} is missing or not a plain file")
     data = path.read_bytes()
     try:
-        return _leaves(_ArraysOnly(io.BytesIO(data)).load())
+        return convert(_ArraysOnly(io.BytesIO(data)).load())
     except Exception as error:  # a damaged pickle may raise any of them
         raise BrokenFile(
             f"{path} is no pickle of arrays in plain containers: {str(error) or repr(error)}; "
@@ -49,8 +64,7 @@ def _leaves(state: Any) -> dict[str, Leaf]:
                 _refuse(f"it holds the dict at {path!r} in two places")
             seen.add(id(value))
             for key, part in value.items():
-                if not isinstance(key, str) or "/" in key or not key.isprintable():
-                    _refuse(f"{key!r} at {path!r} is not a name")
+                _check_name(key, path)
                 waiting.append((f"{path}/{key}" if path else key, part))
         elif not path:
             _refuse(f"it holds a {type(value).__name__}, expected a dict")
@@ -59,6 +73,49 @@ def _leaves(state: Any) -> dict[str, Leaf]:
         elif isinstance(value, int | float):
             leaves[path] = value
     return leaves
+
+
+def _check_name(key: Any, path: str) -> None:
+    if not isinstance(key, str) or "/" in key or not key.isprintable():
+        _refuse(f"{key!r} at {path!r} is not a name")
+
+
+def _tree(state: Any) -> dict[str, Any]:
+    found = _branch(state, "", set())
+    if not isinstance(found, dict):
+        _refuse(f"it holds a {type(state).__name__}, expected a dict or a list of dicts")
+    return found
+
+
+def _branch(value: Any, path: str, seen: set[int]) -> Any:
+    if isinstance(value, list | tuple) and any(isinstance(part, dict) for part in value):
+        if not all(isinstance(part, dict) for part in value):
+            _refuse(f"the list at {path!r} holds dicts and other things")
+        value = {str(number): part for number, part in enumerate(value)}
+    if isinstance(value, dict):
+        found = {}
+        for key, part in value.items():
+            _check_name(key, path)
+            if isinstance(part, dict | list):
+                if id(part) in seen:  # it may be endless
+                    _refuse(f"it holds what is at {path}/{key} in two places")
+                seen.add(id(part))
+            if (branch := _branch(part, f"{path}/{key}", seen)) is not None:
+                found[key] = branch
+        return found
+    return _numbers(value)
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    if isinstance(value, _Array):
+        return value.array
+    if isinstance(value, bool | int | float):
+        return np.asarray(value)
+    if isinstance(value, list | tuple) and value:
+        parts = [None if isinstance(part, list | tuple) else _numbers(part) for part in value]
+        if all(part is not None and part.shape == parts[0].shape for part in parts):
+            return np.stack(parts)
+    return None
 
 
 def _refuse(what: str) -> NoReturn:

@@ -171,8 +171,11 @@ def refused(path, **options):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rewards": None}, "no dataset 'rewards' for rewards; it holds ['actions', 'costs', "),
-        ({"observations": None, "observations/x": [1]}, "<HDF5 group"),
+        ({"actions": None}, "no dataset 'actions' for actions; it holds ['costs', 'next_obs"),
+        ({"observations": None}, "no dataset 'observations' for observations; it holds ['actions"),
+        ({"terminals": None}, "no dataset 'terminals' for terminations; it holds ['actions"),
+        ({"observations": None, "observations/x": [1]}, "one array, but a dictionary with ['x']"),
+        ({"rewards": None, "rewards/x": [1]}, "must hold numbers for rewards, not <HDF5 group"),
         ({"timeouts": None, "timeouts/x": [1]}, "must hold numbers for truncations, not <HDF5 gr"),
         ({"costs": None, "costs/x": [1]}, "must hold numbers for costs, not <HDF5 group"),
         ({"rewards": ["high"] * 7}, "must hold numbers for rewards, not <HDF5 dataset"),
@@ -185,6 +188,9 @@ def refused(path, **options):
         ({"rewards": np.full(7, np.nan)}, "rewards hold 7 row(s) that are not finite"),
         ({"next_observations": np.full((7, 3), np.inf)}, "next_observations hold 7 row(s)"),
         ({"terminals": np.full(7, np.nan)}, "terminations hold values that are not finite"),
+        ({"terminals": np.full(7, 255, "u1")}, "terminations hold 255 at transition 0; exp"),
+        ({"timeouts": np.full(7, -1, "i1")}, "truncations hold -1 at transition 0; expected 0"),
+        ({"actions": np.full((7, 2), np.inf)}, "actions hold 7 row(s) that are not finite"),
         ({"next_observations": np.zeros((7, 4))}, "do not fit observations"),
         ({"observations": np.zeros(7)}, "observations must have 2 dimension(s)"),
         ({"observations": 1.0, "timeouts": None}, "observations must have 2 dimension(s)"),

@@ -1,0 +1,44 @@
+"""NumPy archives of transitions."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from psec_jax.data.actions import Bounds
+from psec_jax.data.columns import Table
+from psec_jax.data.dataset import TransitionDataset
+from psec_jax.data.layouts import read_table
+
+
+def read_npz(
+    path: str | Path,
+    keys: Mapping[str, str] | None = None,
+    bounds: Bounds | None = None,
+    observation_keys: Sequence[str] | None = None,
+) -> TransitionDataset:
+    """The transitions in a NumPy archive, with the options of ``read_hdf5``.
+
+    An array called ``obs/x`` is one of a dictionary ``obs``. Objects are not unpickled.
+    """
+    return read_table(path, _opened, "NumPy", keys, bounds, observation_keys)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Table]:
+    with np.load(path, allow_pickle=False) as file:
+        table: dict = {}
+        for key in file.files:
+            *folders, name = key.strip("/").split("/")
+            folder = table
+            for part in folders:
+                folder = folder.setdefault(part, {})
+                if not isinstance(folder, dict):
+                    raise ValueError(f"{key!r} lies under what is an array itself")
+            if name in folder:
+                raise ValueError(f"{key!r} is both an array and a folder, or there twice")
+            # Read when asked for: an archive may hold more than transitions.
+            folder[name] = partial(file.__getitem__, key)
+        yield table
