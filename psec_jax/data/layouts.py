@@ -88,6 +88,8 @@ def plain_file(path: str | Path) -> Path:
 def _read(table: Table, names: Names, path: Path) -> tuple[Columns, np.ndarray | None]:
     """The columns, and of numbered groups one past the last transition of each."""
     places = _places(table, names)
+    if not places:
+        raise missing(table, "actions", names, path)
     numbered = [place for place in places if _numbered(place)]
     if len(places) == 1 and not numbered:
         folder = find(table, places[0]) if places[0] else table
@@ -135,7 +137,7 @@ def _places(table: Table, names: Names) -> list[str]:
         else:
             inside = [key for key in folder if isinstance(folder[key], Mapping)]
             found += [f"{name}/{key}" for key in inside if here(folder[key])]
-    return found or [""]
+    return found
 
 
 def _whole(table: Table, names: Names, path: Path, root: Table) -> Columns:

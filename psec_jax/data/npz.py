@@ -11,6 +11,7 @@ from psec_jax.data.actions import Bounds
 from psec_jax.data.columns import Table
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.data.layouts import read_table
+from psec_jax.errors import BrokenFile
 
 
 def read_npz(
@@ -40,5 +41,15 @@ def _opened(path: Path) -> Iterator[Table]:
             if name in folder:
                 raise ValueError(f"{key!r} is both an array and a folder, or there twice")
             # Read when asked for: an archive may hold more than transitions.
-            folder[name] = partial(file.__getitem__, key)
+            folder[name] = partial(_array, file, key, path)
         yield table
+
+
+def _array(file: Mapping[str, np.ndarray], key: str, path: Path) -> np.ndarray:
+    try:
+        return file[key]
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            what = f"{path}: {key!r} holds Python objects, which are not unpickled"
+            raise BrokenFile(f"{what}; save it as an array of numbers") from None
+        raise

@@ -83,7 +83,8 @@ def _check_name(key: Any, path: str) -> None:
 def _tree(state: Any) -> dict[str, Any]:
     found = _branch(state, "", set())
     if not isinstance(found, dict):
-        _refuse(f"it holds a {type(state).__name__}, expected a dict or a list of dicts")
+        kind = type(state).__name__.strip("_").lower()
+        _refuse(f"it holds one {kind}, expected a dict or a list of dicts")
     return found
 
 
