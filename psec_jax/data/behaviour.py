@@ -29,9 +29,10 @@ class BehaviourPolicy:
     facts: dict[str, Any]
 
     @classmethod
-    def load(cls, folder: Path, name: str) -> "BehaviourPolicy":
+    def load(cls, folder: str | Path, name: str) -> "BehaviourPolicy":
         """The policy in ``<name>.safetensors`` and ``.json``; raises ``BrokenFile`` if none."""
         storage.check_name(name, "policy")
+        folder = Path(folder).expanduser()
         weights, _ = storage.read_tensors(folder / f"{name}.safetensors")
         facts = storage.read_json(folder / f"{name}.json")
         activation, squash = facts.get("activation"), facts.get("squash")
@@ -44,8 +45,9 @@ class BehaviourPolicy:
             raise BrokenFile(f"{folder / name}.safetensors holds no actor: {sorted(weights)}")
         return cls(weights, activation, squash, facts)
 
-    def save(self, folder: Path, name: str) -> None:
+    def save(self, folder: str | Path, name: str) -> None:
         storage.check_name(name, "policy")
+        folder = Path(folder).expanduser()
         with storage.new_file(folder / f"{name}.safetensors") as temporary:
             storage.write_tensors(temporary, self.weights)
         with storage.new_file(folder / f"{name}.json") as temporary:

@@ -1,4 +1,6 @@
 import json
+import os
+import subprocess
 import sys
 
 import h5py
@@ -88,11 +90,47 @@ def test_keys_and_bounds_of_a_file_can_be_given(foreign, data, home, capsys):
     assert json.loads(capsys.readouterr().out)["actions_clipped"] == 0
 
 
-@pytest.mark.parametrize("target", ["folder/new.hdf5", "new.h5"])
+def test_bounds_can_be_given_by_dimension_and_observations_chosen(home, data, capsys):
+    path = home / "foreign.npz"
+    entries = data.arrays()
+    del entries["observations"], entries["next_observations"]
+    entries |= {"actions": [0, 5] + data.actions * [2, 5]}
+    entries |= {"obs/b": data.observations[:, 1], "obs/a": data.observations[:, [0, 2]]}
+    np.savez(path, **entries)
+    bounds = ["--bounds", "-2", "2", "--bounds", "0", "10"]
+    order = ["--observation-key", "b", "--observation-key", "a"]
+    main(["convert", str(path), str(home / "new.hdf5"), *bounds, *order])
+    read = read_hdf5(home / "new.hdf5")
+    np.testing.assert_allclose(read.actions, data.actions, atol=1e-6)
+    np.testing.assert_array_equal(read.observations, data.observations[:, [1, 0, 2]])
+    assert capsys.readouterr().err == ""
+
+
+def test_warnings_are_a_line_each(foreign, capsys):
+    main(["show", foreign, *MAPPING[:-1], "9"])
+    shown = capsys.readouterr()
+    (line,) = shown.err.splitlines()
+    assert line.startswith(f"warning: {foreign}: the actions of ") and "are clipped" in line
+    assert json.loads(shown.out)["transitions"] == 7
+
+
+@pytest.mark.parametrize("words", [["psec_jax.data", "list"], ["psec_jax.data", "show", "{file}"]])
+def test_a_reader_that_stops_early_is_no_error(file, words):
+    """As ``head`` does; here it has closed the pipe before anything is printed."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", *(word.format(file=file) for word in words)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("target", ["{home}/folder/new.hdf5", "{home}/new.h5", "~/new.H5"])
 def test_convert_writes_hdf5(file, data, home, equal, target, capsys):
-    main(["convert", file, str(home / target)])
-    assert lines(capsys) == [str(home / target)]
-    assert equal(load_dataset(str(home / target)), data)
+    main(["convert", file, target.format(home=home)])
+    written = target.format(home=home).replace("~", str(home))
+    assert lines(capsys) == [written]
+    assert equal(load_dataset(written), data)
 
 
 def test_convert_writes_minari_datasets_that_can_be_converted_back(
@@ -132,6 +170,10 @@ def test_fetch_prints_the_files(home, make, capsys):
         (["fetch", "{file}"], "unknown dataset"),
         (["convert", "{file}", "{file}"], "data.hdf5 exists already; remove it or choose"),
         (["convert", "{file}", "new.csv"], "'new.csv' is neither a file.hdf5 nor minari/"),
+        (["convert", "{file}", "new.npz"], "'new.npz' is neither a file.hdf5 nor minari/"),
+        (["show", "new.csv"], "new.csv has the suffix '.csv', which no reader takes; files that"),
+        (["show", "{file}", *["--bounds", "-1", "1"] * 3], r"of 3 dimension\(s\), but .* have 2"),
+        (["show", "CarRun", "--observation-key", "x"], "are for files, and 'CarRun' is a name"),
         (["convert", "{file}", "minari/x"], "'x' is no Minari id"),
         (["convert", "{home}/broken.hdf5", "{home}/a/new.hdf5"], "is not a readable HDF5 file"),
         (["convert", "{home}/broken.hdf5", "minari/x-v0"], "is not a readable HDF5 file"),

@@ -108,15 +108,23 @@ def test_episodes_become_trajectories_with_their_last_observation():
     assert data.costs is None
 
 
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
 @pytest.mark.parametrize("extra", [0, 1])
-def test_costs_are_those_of_the_steps_and_not_of_the_reset(extra):
+def test_costs_are_those_of_the_steps_and_not_of_the_reset(extra, shape):
     costs = np.arange(3 + extra, dtype=float)
-    create([episode(3, infos={"cost": costs})])
+    create([episode(3, infos={"cost": costs.reshape(shape)})])
     np.testing.assert_array_equal(read_minari(ID).costs, costs[extra:])
 
 
-def test_costs_that_some_episodes_lack_are_left_out():
-    create([episode(3, infos={"cost": np.ones(3)}), episode(2)])
+@pytest.mark.filterwarnings("error:.*have no costs")
+def test_costs_that_some_episodes_lack_are_left_out_with_a_warning():
+    create([episode(3, infos={"cost": np.ones(3)}), episode(2), episode(4)])
+    said = f"^{ID}: 2 of 3 episodes have no costs, which are left out of all$"
+    with pytest.warns(UserWarning, match=said):
+        assert read_minari(ID).costs is None
+    for folder in minari.list_local_datasets():
+        minari.delete_dataset(folder)
+    create([episode(3), episode(2)])
     assert read_minari(ID).costs is None
 
 
@@ -151,7 +159,9 @@ def test_actions_are_scaled_from_the_bounds_of_their_space():
     low, high = np.array([-2, 0], np.float32), np.array([2, 10], np.float32)
     actions = np.array([[-2, 0], [0, 5], [1, 7.5], [3, 9]], np.float32)
     create([episode(4, actions=actions)], actions=Box(low, high))
-    data = read_minari(ID)
+    said = rf"^{ID}: the actions of 1 of 4 .*\[2.0, 10.0\]\), the farthest is 3; they are clipped$"
+    with pytest.warns(UserWarning, match=said):
+        data = read_minari(ID)
     np.testing.assert_allclose(data.actions, [[-1, -1], [0, 0], [0.5, 0.5], [1, 0.8]], atol=2e-5)
     assert data.summary()["actions_clipped"] == 2
 
@@ -169,6 +179,14 @@ def test_numbers_that_are_not_finite_are_refused():
     create([episode(3), episode(2, rewards=[0.0, np.nan])])
     with pytest.raises(BrokenFile, match=rf"{ID}: rewards hold 1 row.* at transition 4"):
         read_minari(ID)
+
+
+def test_episodes_have_rewards(follow):
+    with pytest.raises(
+        ValueError, match=r"no rewards, which Minari keeps .* convert them to HDF5"
+    ):
+        write_minari(ID, follow([3, 4], rewards=None))
+    assert not minari.list_local_datasets()
 
 
 def test_only_episodes_can_be_written(make, root):

@@ -250,6 +250,21 @@ def test_without_a_network_the_folder_for_the_file_is_named(user, monkeypatch, n
         load_dataset("walker2d-medium-v2")
 
 
+@pytest.mark.parametrize("trajectories", [1.0, "3", np.float32(2)])
+def test_trajectories_are_counted_in_integers(rolled_out, trajectories):
+    with pytest.raises(ValueError, match="trajectories must be an integer, not "):
+        load_dataset(NAME, trajectories)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.0, "0", None, True])
+def test_seeds_are_integers_of_32_bits(rolled_out, seed, equal):
+    with pytest.raises(ValueError, match=r"seed must be an integer from 0 to 2\*\*32 - 1, not"):
+        load_dataset(NAME, 1, seed)
+    assert rolled_out == []
+    one = load_dataset(NAME, np.int64(1), np.uint32(2**32 - 1))
+    assert equal(one, load_dataset(NAME, 1, 2**32 - 1)) and len(rolled_out) == 1
+
+
 @pytest.mark.parametrize("suffix", ["hdf5", "h5"])
 def test_a_file_is_read_by_its_path(tmp_path, make, equal, suffix):
     data = make([3, 4])

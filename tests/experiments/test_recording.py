@@ -1,9 +1,14 @@
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 
-from experiments.config import ConfigError, Logger
-from experiments.recording import start_recording
+import psec_jax as psec
+from experiments import continual, dynamics_shift
+from experiments.config import ConfigError, Continual, DynamicsShift, Logger, parse
+from experiments.recording import Recorder, start_recording
 
 LOCAL = Logger(kind="local")
 
@@ -35,3 +40,42 @@ def test_the_metrics_are_closed_at_the_end_also_of_a_run_that_fails(tmp_path, fa
         recorder.writer.write("walk", 2, {"loss": 0.5})
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["step"] == 1
+
+
+SETTINGS = {
+    "continual": (continual, Continual, "walk", "return", "The demonstrations themselves: S→W 9."),
+    "dynamics_shift": (
+        dynamics_shift,
+        DynamicsShift,
+        "walker2d medium, gravity",
+        "score",
+        "The target's data themselves: 0.2.",
+    ),
+}
+
+
+@pytest.mark.parametrize("rewarded", [True, False])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_return_of_demonstrations_is_reported_where_they_have_rewards(
+    tmp_path, setting, rewarded
+):
+    runner, schema, task, metric, line = SETTINGS[setting]
+    chain = ["chain=walker_walk"] if setting == "continual" else []
+    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
+        words = ["scale=smoke", "methods=[scratch]", "seeds=[0]", *chain]
+        config = parse(compose(setting, words), schema)
+    ends = np.array([False, True])
+    rewards = np.array([4, 5]) if rewarded else None
+    data = psec.TransitionDataset(np.zeros((2, 3)), np.zeros((2, 1)), rewards, np.zeros(2), ends)
+    recorder = Recorder(tmp_path)
+    where = {"setting": setting, "seed": 0}
+    recorder.demonstrations(data, task=task, **where)
+    column = "S→W" if setting == "continual" else task
+    found = psec.Evaluation(np.ones(2), np.ones(2))
+    recorder.evaluation(
+        method="scratch", task=column, step=1, evaluation=found, metric=metric, **where
+    )
+    runner.report(config, tmp_path, recorder)
+    recorder.close()
+    table = (tmp_path / "table.md").read_text()
+    assert (line in table) == ("themselves" in table) == rewarded

@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -23,6 +26,16 @@ def test_list_says_kind_rank_size_and_dataset_of_each_skill(library, path, capsy
     for line, name, dataset in ((run, "run", "number-2"), (walk, "walk", "number-1")):
         assert f"{library.get(name).size:,} parameters" in line
         assert line.endswith(dataset)
+
+
+def test_a_reader_that_stops_early_is_no_error(path):
+    """As ``head`` does; here it has closed the pipe before anything is printed."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "psec_jax.skills", "list", path]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_list_names_damaged_skills_goes_on_and_fails(library, make_skill, path, capsys):
