@@ -107,7 +107,7 @@ def missing(table: Table, name: str, names: Names, source: object) -> BrokenFile
 
 
 def _array(entry: Any, name: str, source: object) -> np.ndarray:
-    """What a key holds, without the last axis where it is one number a transition."""
+    """What a key holds, without an axis of one that a transition does not have."""
     entry = _opened(entry)
     if getattr(entry, "shape", None) is None or entry.dtype.kind not in "biuf":
         raise BrokenFile(f"{source} must hold numbers for {name}, not {_described(entry)}")
@@ -125,9 +125,8 @@ def _array(entry: Any, name: str, source: object) -> np.ndarray:
     else:
         with np.errstate(over="ignore"):
             values = np.asarray(entry, np.float32)
-    if name not in VECTORS and values.ndim == 2 and values.shape[1] == 1:
-        return values[:, 0]
-    return values
+    axes = 2 if name in VECTORS else 1
+    return values[:, 0] if values.ndim == axes + 1 and values.shape[1] == 1 else values
 
 
 def _opened(entry: Any) -> Any:
@@ -156,11 +155,15 @@ def _observations(
         raise BrokenFile(f"{source} has no {lacking[0]!r} in {key!r}; it holds {listing(entry)}")
     # Images are not even read.
     shapes = {leaf: getattr(values, "shape", None) or () for leaf, values in entries.items()}
-    vectors = sorted(leaf for leaf, shape in shapes.items() if len(shape) in (1, 2))
+    vectors = sorted(
+        leaf
+        for leaf, shape in shapes.items()
+        if len(shape) in (1, 2) and entries[leaf].dtype.kind in "biuf"
+    )
     if others := [leaf for leaf in order if leaf not in vectors]:
         raise BrokenFile(
-            f"{source}: {others[0]!r} in {key!r} is of shape {shapes[others[0]]}, expected one "
-            f"vector a transition; choose among observation_keys={vectors}"
+            f"{source}: {others[0]!r} in {key!r} is of shape {shapes[others[0]]}, expected a "
+            f"vector of numbers a transition; choose among observation_keys={vectors}"
         )
     if len({shapes[leaf][0] for leaf in order}) != 1:
         lengths = {leaf: shapes[leaf][0] for leaf in order}
@@ -177,7 +180,9 @@ def _leaves(
         yield from ((key, entry) for key in only if (entry := find(table, key)) is not None)
         return
     for name in table:
-        entry = table[name]
+        entry = table.get(name)
+        if entry is None:  # a link that leads nowhere
+            continue
         if not isinstance(entry, Mapping):
             yield f"{prefix}{name}", entry
         elif depth:

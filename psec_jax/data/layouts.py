@@ -106,7 +106,7 @@ def _read(table: Table, names: Names, path: Path) -> tuple[Columns, np.ndarray |
         for name in folder
         if _numbered(name)
         and _stem(name) == stem.rpartition("/")[2]
-        and isinstance(folder[name], Mapping)
+        and isinstance(folder.get(name), Mapping)
     ]
     parts = {place: _part(table, place, names, path) for place in sorted(places, key=_number)}
     parts = {place: part for place, part in parts.items() if len(part["actions"])}
@@ -120,33 +120,28 @@ def _read(table: Table, names: Names, path: Path) -> tuple[Columns, np.ndarray |
     return _joined(parts, path), np.cumsum([len(part["actions"]) for part in parts.values()])
 
 
-def _places(table: Table, names: Names) -> list[str]:
-    """Where actions are: in the table itself, or in folders of it, or in folders of these."""
-
-    def here(folder: Table) -> bool:
-        return _any(folder, names.of("actions"))
-
-    if here(table):
-        return [""]
-    found = []
-    for name in table:
-        if not isinstance(folder := table[name], Mapping):
-            continue
-        if here(folder):
-            found.append(name)
-        else:
-            inside = [key for key in folder if isinstance(folder[key], Mapping)]
-            found += [f"{name}/{key}" for key in inside if here(folder[key])]
-    return found
+def _places(table: Table, names: Names, prefix: str = "", depth: int = 3) -> list[str]:
+    """Where actions are: in the table itself, or in folders of it."""
+    if _any(table, names.of("actions")):
+        return [prefix.rstrip("/")]
+    folders = {name: table.get(name) for name in table} if depth else {}
+    return [
+        place
+        for name, folder in folders.items()
+        if isinstance(folder, Mapping)
+        for place in _places(folder, names, f"{prefix}{name}/", depth - 1)
+    ]
 
 
 def _whole(table: Table, names: Names, path: Path, root: Table) -> Columns:
     columns = read_columns(table, names, path, root)
     if "terminations" not in columns:
         if "truncations" not in names.keys or "truncations" not in columns:
-            error = missing(table, "terminations", names, path)
-            nothing = " (where nothing terminates, name the truncations alone)"
-            raise BrokenFile(f"{error}{nothing}")
+            error = str(missing(table, "terminations", names, path))
+            for key in names.of("truncations") if "truncations" in columns else ():
+                if _any(table, [key]):
+                    error += f"; or, where nothing terminates, keys={{'truncations': {key!r}}}"
+            raise BrokenFile(error)
         columns["terminations"] = np.zeros_like(columns["truncations"])
     elif "truncations" not in columns and not _any(table, names.of("terminations")):
         done = next(key for key in DONES if _any(table, [key]))
@@ -162,8 +157,13 @@ def _part(table: Table, place: str, names: Names, path: Path) -> Columns:
     """The columns of one demonstration, each of one length."""
     group = find(table, place)
     columns = read_columns(group, names, f"{path} in {place}", group)
-    steps = len(columns["actions"]) if columns["actions"].ndim else 0
-    observations = columns["observations"]
+    for name in ("observations", "actions"):
+        if columns[name].ndim != 2:
+            shape = columns[name].shape
+            raise BrokenFile(
+                f"{path}: {name} in {place!r} must have 2 dimension(s), not shape {shape}"
+            )
+    steps, observations = len(columns["actions"]), columns["observations"]
     if observations.shape[:1] == (steps + 1,) and "next_observations" not in columns:
         columns["observations"] = observations[:-1]
         columns["next_observations"] = observations[1:]

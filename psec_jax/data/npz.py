@@ -1,5 +1,6 @@
 """NumPy archives of transitions."""
 
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -29,6 +30,8 @@ def read_npz(
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Table]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no zip archive")
     with np.load(path, allow_pickle=False) as file:
         table: dict = {}
         for key in file.files:

@@ -107,13 +107,14 @@ def _branch(value: Any, path: str, seen: set[int]) -> Any:
     return _numbers(value)
 
 
-def _numbers(value: Any) -> np.ndarray | None:
+def _numbers(value: Any, depth: int = 2) -> np.ndarray | None:
+    """An array of an array, a number, or a list of them or of rows of them; None of the rest."""
     if isinstance(value, _Array):
         return value.array
     if isinstance(value, bool | int | float):
         return np.asarray(value)
-    if isinstance(value, list | tuple) and value:
-        parts = [None if isinstance(part, list | tuple) else _numbers(part) for part in value]
+    if isinstance(value, list | tuple) and value and depth:
+        parts = [_numbers(part, depth - 1) for part in value]
         if all(part is not None and part.shape == parts[0].shape for part in parts):
             return np.stack(parts)
     return None

@@ -83,6 +83,11 @@ def test_naming_one_column_leaves_the_others_to_be_found(write, make, equal, oth
     assert equal(read_hdf5(path, keys={"terminations": "mine"}), data)
     with pytest.raises(BrokenFile, match=r"no dataset 'terminals' .* keys=\{'terminations': '…'"):
         read_hdf5(path)
+    said = rf"or, where nothing terminates, keys=\{{'truncations': '{other}'\}}$"
+    path = write(columns(data, drop=["terminations"], truncations=other))
+    with pytest.raises(BrokenFile, match=said):
+        read_hdf5(path)
+    assert equal(read_hdf5(path, keys={"truncations": other}), data)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +162,7 @@ def test_demonstrations_are_trajectories_in_numeric_order(
     assert equal({**read.arrays(), "truncations": data.truncations}, data)
 
 
-@pytest.mark.parametrize("place", ["data/demo_{}/", "traj_{}/", "{}/", "episodes/{}/"])
+@pytest.mark.parametrize("place", ["data/demo_{:03}/", "traj_{}/", "{}/", "a/b/{}/"])
 def test_imitation_data_need_nothing_but_observations_and_actions(write, make, place):
     data = make([3, 4])
     entries = {}
@@ -214,6 +219,12 @@ def test_dictionaries_of_observations_become_vectors_in_a_known_order(
     np.testing.assert_array_equal(read.observations, data.observations[:, order])
     np.testing.assert_array_equal(read.next_observations, data.next_observations[:, order])
     assert list(read.ends) == [3, 7]
+
+
+def test_text_among_observations_is_no_vector(write, robot):
+    words = {f"data/demo_{i}/obs/words": np.array([b"go"] * n) for i, n in enumerate((3, 4))}
+    with pytest.raises(BrokenFile, match=r"'words' in 'obs' .*keys=\['arm/angle', 'hand'\]"):
+        read_hdf5(write(robot[1] | words))
 
 
 def test_images_among_observations_are_not_vectors(write, robot):
@@ -308,6 +319,10 @@ def test_an_end_within_a_demonstration_is_warned_of(write, make):
         ({"train/actions": np.zeros((1, 2))}, r"not numbered alike: \['0', '1', 'train'\]"),
         ({"x1/actions": np.zeros((1, 2))}, r"not numbered alike: \['0', '1', 'x1'\]"),
         (
+            {"0/actions": np.zeros(3)},
+            r"actions in '0' must have 2 dimension\(s\), not shape \(3,\)",
+        ),
+        (
             {f"{i}/actions": np.zeros((0, 2)) for i in (0, 1)},
             "lengths of the arrays in '0' differ",
         ),
@@ -349,6 +364,21 @@ def test_one_array_has_no_entries_to_choose(write, make):
     said = re.escape("'observations' is one array, but a dictionary with ['x'] was expected")
     with pytest.raises(BrokenFile, match=said):
         read_hdf5(write(columns(make([3]))), observation_keys=["x"])
+
+
+def test_an_axis_of_one_environment_is_left_out(write, make, equal):
+    data = make([3, 4])
+    assert equal(read_hdf5(write({k: v[:, None] for k, v in columns(data).items()})), data)
+
+
+def test_links_that_lead_nowhere_are_passed_over(write, make, equal):
+    data = make([3, 4])
+    path = write({f"data/{k}": v for k, v in columns(data).items()})
+    with h5py.File(path, "a") as file:
+        file["a"], file["data/self"] = h5py.SoftLink("/nowhere"), h5py.SoftLink("/data")
+    assert equal(read_hdf5(path), data)
+    with pytest.raises(BrokenFile, match=r"no dataset 'torque' for actions; it holds \['data/act"):
+        read_hdf5(path, keys={"actions": "torque"})
 
 
 @pytest.mark.parametrize("kind", ["f2", ">f4", ">f8", "f8"])

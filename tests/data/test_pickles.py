@@ -90,7 +90,7 @@ def test_lists_of_numbers_are_columns_too(write, make, equal):
     data = make([3, 4])
     episodes = [
         {
-            name: values.tolist() if values.ndim == 1 else list(values)
+            name: list(values) if name == "actions" else values.tolist()
             for name, values in part.arrays().items()
         }
         for part in data.trajectories()

@@ -119,7 +119,7 @@ def test_a_missing_file_is_named(home, suffix):
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04", b"\x93NUMPY", b"<html>" * 99])
 def test_what_is_no_archive_is_refused(home, content):
     (home / "x.npz").write_bytes(content)
-    with pytest.raises(BrokenFile, match=r"^x.npz is not a readable NumPy file: ") as error:
+    with pytest.raises(BrokenFile, match=r"^x.npz is not a readable NumPy file: .*zip") as error:
         load_dataset("x.npz")
     assert "\n" not in str(error.value)
 
