@@ -77,7 +77,7 @@ def fetch(name: str, shown: bool = True) -> Path:
     if file is not None:
         return file
     folder = _named_folder(reference) or _own_folder(reference)
-    return download(reference.url, folder / reference.file, _read_hdf5, shown)
+    return download(reference.url, folder / reference.file, _check_hdf5, shown)
 
 
 def local_file(reference: Reference) -> Path | None:
@@ -126,6 +126,13 @@ def _load(name: str | Path) -> TransitionDataset:
             return read_file(name)
         raise
     return _read_hdf5(fetch(reference.name))
+
+
+def _check_hdf5(path: Path) -> None:
+    with warnings.catch_warnings():
+        # Whoever reads the file is told what is clipped.
+        warnings.simplefilter("ignore")
+        _read_hdf5(path)
 
 
 def _read_hdf5(path: Path) -> TransitionDataset:
