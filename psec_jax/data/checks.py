@@ -28,6 +28,9 @@ def checked(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
     Raises ``ValueError`` for empty, uneven, non-numeric or non-finite columns and for actions
     outside [−1, 1].
     """
+    for name in ("observations", "actions", *MARKS):
+        if name not in columns:
+            raise ValueError(f"{name} must be an array, not None")
     arrays = {name: _column(name, values) for name, values in columns.items()}
     lengths = {name: len(values) for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:

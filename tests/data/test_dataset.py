@@ -276,6 +276,12 @@ def test_what_is_not_numeric_is_refused(make, name, values):
         make([7], **{name: values})
 
 
+@pytest.mark.parametrize("name", ["observations", "actions", "terminations", "truncations"])
+def test_only_what_data_can_do_without_may_be_missing(make, name):
+    with pytest.raises(ValueError, match=f"{name} must be an array, not None"):
+        make([3], **{name: None})
+
+
 def test_ragged_rows_are_refused_by_name(make):
     with pytest.raises(ValueError, match="observations must be one array of numbers: "):
         make([2], observations=[[1, 2, 3], [1, 2]])
