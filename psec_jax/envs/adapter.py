@@ -5,31 +5,61 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from psec_jax.envs.spaces import ActionScaling, observation_box
+
 
 class Adapter(gymnasium.Wrapper):
     """Observations (n,) float32, actions in [−1, 1], and of the infos at most the cost.
 
-    −1 and 1 become the simulator's own bounds exactly. With ``costs`` every info, that of a reset
-    included, has ``cost`` as a float; without, infos are empty.
+    Costs are floats, in the infos of the steps that have one; with ``costs`` also in that of a
+    reset, where it is 0. Raises ``ValueError`` for spaces that a policy cannot be given, and where
+    the environment answers otherwise than Gymnasium's environments and its own spaces do.
     """
 
     def __init__(self, env: gymnasium.Env, costs: bool = False):
         super().__init__(env)
-        bounds = env.action_space
-        self._low, self._high = bounds.low / 2, bounds.high / 2
-        self._scaled = bool((bounds.low != -1).any() or (bounds.high != 1).any())
+        self._scaling = ActionScaling(env.action_space, env)
         self._costs = costs
-        size = int(np.prod(env.observation_space.shape))
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, bounds.shape, np.float32)
+        self.observation_space = observation_box(env.observation_space, env)
+        self.action_space = self._scaling.space
+        self._shape = self.observation_space.shape
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        observation, _ = self.env.reset(seed=seed, options=options)
-        return np.asarray(observation, np.float32), {"cost": 0.0} if self._costs else {}
+        answer = self.env.reset(seed=seed, options=options)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise ValueError(
+                f"{self.env} returned {type(answer).__name__} from reset; expected (observation, "
+                "info) as of Gymnasium's environments"
+            )
+        return self._observation(answer[0]), {"cost": 0.0} if self._costs else {}
 
     def step(self, action: np.ndarray):
-        if self._scaled:
-            action = self._low * (1 - action) + self._high * (1 + action)
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        kept = {"cost": float(info["cost"])} if self._costs else {}
-        return np.asarray(observation, np.float32), reward, terminated, truncated, kept
+        answer = self.env.step(self._scaling(action))
+        if len(answer) != 5:
+            raise ValueError(
+                f"{self.env} returned {len(answer)} values from step; expected (observation, "
+                "reward, terminated, truncated, info), with costs in info['cost']"
+            )
+        observation, reward, terminated, truncated, info = answer
+        kept = {"cost": self._number(info["cost"], "cost")} if "cost" in info else {}
+        reward = self._number(reward, "reward")
+        return self._observation(observation), reward, bool(terminated), bool(truncated), kept
+
+    def _observation(self, observation: Any) -> np.ndarray:
+        observation = np.asarray(observation, np.float32)
+        if observation.shape != self._shape:
+            raise ValueError(
+                f"{self.env} returned an observation of shape {observation.shape}; expected "
+                f"{self._shape} as in its observation_space"
+            )
+        return observation
+
+    def _number(self, value: Any, name: str) -> float:
+        if isinstance(value, float):
+            return value
+        array = np.asarray(value, float)
+        if array.size != 1:
+            raise ValueError(
+                f"{self.env} returned a {name} of shape {array.shape}; expected one number"
+            )
+        return array.item()

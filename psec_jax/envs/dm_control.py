@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from psec_jax.envs.adapter import Adapter
+from psec_jax.envs.spaces import UNBOUNDED
 
 try:
     with warnings.catch_warnings():
@@ -21,7 +22,10 @@ except ImportError as error:
 
 
 class Task(gymnasium.Env):
-    """A task; its observation dictionary laid flat in the dictionary's own order."""
+    """A task; its observation dictionary laid flat in the dictionary's own order.
+
+    Controls without bounds, which the lqr tasks have, are [−1, 1] here.
+    """
 
     def __init__(self, domain: str, task: str):
         self._random = np.random.RandomState()
@@ -30,10 +34,11 @@ class Task(gymnasium.Env):
         size = sum(int(np.prod(shape)) for shape in shapes)
         actions = self.simulator.action_spec()
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        low = np.broadcast_to(actions.minimum, actions.shape)
+        high = np.broadcast_to(actions.maximum, actions.shape)
+        bounded = np.maximum(abs(low), abs(high)) < UNBOUNDED
         self.action_space = gymnasium.spaces.Box(
-            np.broadcast_to(actions.minimum, actions.shape),
-            np.broadcast_to(actions.maximum, actions.shape),
-            dtype=np.float64,
+            np.where(bounded, low, -1.0), np.where(bounded, high, 1.0), dtype=np.float64
         )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):

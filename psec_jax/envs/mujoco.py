@@ -21,7 +21,7 @@ inertias follow:
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import gymnasium
@@ -44,13 +44,13 @@ ROBOTS = {
 }
 
 
-def factory(name: str, factors: Mapping[str, float] | None = None) -> Callable[[], gymnasium.Env]:
+def factory(name: str, **factors: float) -> Callable[[], gymnasium.Env]:
     """What makes the environment ``<robot>-<version>``, its dynamics shifted by ``factors``."""
     robot, version = name.split("-")
     title, thighs = ROBOTS[robot]
     spec = gymnasium.spec(f"{title}-{version}")
     kind = gymnasium.envs.registration.load_env_creator(spec.entry_point)
-    shifted = _shifted(kind, dict(factors or {}), thighs)
+    shifted = _shifted(kind, factors, thighs)
 
     def make() -> gymnasium.Env:
         with _without_warnings():

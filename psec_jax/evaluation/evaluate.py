@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
 import jax
 import numpy as np
 from gymnasium.vector import VectorEnv
 from jaxtyping import Float, Int
 
 from psec_jax import envs
-from psec_jax.evaluation.rollout import rollout
+from psec_jax.envs import Environment
+from psec_jax.evaluation.rollout import Step, rollout
 from psec_jax.training.seeds import groups, joined, shapes, stacked
 
 
@@ -45,25 +47,37 @@ class Evaluation:
 
 def evaluate(
     policy: Any,
-    environment: str | VectorEnv,
+    environment: Environment,
     *,
     episodes: int,
     key: jax.Array,
     parallel: int = 50,
+    max_steps: int = 100_000,
 ) -> Evaluation:
     """Undiscounted returns and costs of ``episodes`` episodes, many at once.
 
-    ``environment`` is an id, of which up to ``parallel`` copies are made and closed again, or a
-    vector environment that stays open: whoever evaluates often saves making the simulators.
-    ``policy`` is a pytree with ``sample(key, observations)``. Both its randomness and the
-    environments' seeds follow from ``key``. Within ``side_by_side`` as many policies act at once
-    as there are copies for. Raises ``ValueError`` if the environment does not fit the policy.
+    ``policy`` is a pytree with ``sample(key, observations)``. ``environment`` is one of:
+
+    - an id, of this package, of ``psec.envs.register`` or of Gymnasium's registry, or a function
+      that makes a ``gymnasium.Env``: up to ``parallel`` copies are made, and closed again;
+    - a ``gymnasium.vector.VectorEnv`` of any autoreset mode, or a ``gymnasium.Env``, which plays
+      one episode after another: they stay open, so whoever evaluates often saves making them.
+
+    Observations must be vectors (a one-dimensional ``Box``), and actions a ``Box`` with finite
+    bounds, to which the policy's [−1, 1] is scaled dimension by dimension; its array of another
+    shape is filled row by row. Costs are those of ``info["cost"]``. Both the policy's randomness
+    and the environments' seeds follow from ``key``. Within ``side_by_side`` as many policies act
+    at once as there are copies for.
+
+    Raises ``ValueError`` if the environment does not fit the policy, and ``RuntimeError`` if an
+    episode takes more than ``max_steps`` steps.
     """
-    for name, value in {"episodes": episodes, "parallel": parallel}.items():
+    counts = {"episodes": episodes, "parallel": parallel, "max_steps": max_steps}
+    for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value!r}")
-    kind = environment, episodes, parallel
-    return joined(_evaluate_together, _Call(policy, environment, episodes, key, parallel), kind)
+    kind = environment, *counts.values()
+    return joined(_evaluate_together, _Call(policy, environment, key, **counts), kind)
 
 
 @dataclass(frozen=True)
@@ -71,16 +85,19 @@ class _Call:
     """What one call of ``evaluate`` asks for."""
 
     policy: Any
-    environment: str | VectorEnv
-    episodes: int
+    environment: Environment
     key: jax.Array
+    episodes: int
     parallel: int
+    max_steps: int
 
 
 def _evaluate_together(calls: Sequence[_Call]) -> list[Evaluation]:
     """The calls differ in policy and key alone."""
     environment, episodes, most = calls[0].environment, calls[0].episodes, calls[0].parallel
-    if not isinstance(environment, str):
+    if isinstance(environment, gymnasium.Env):
+        most = 1
+    elif isinstance(environment, VectorEnv):
         most = min(most, environment.num_envs)
     rounds = -(-episodes // most)
     copies = -(-episodes // rounds)
@@ -95,21 +112,33 @@ def _evaluate_together(calls: Sequence[_Call]) -> list[Evaluation]:
             keys = zip(*(jax.random.split(call.key, rounds) for call in some), strict=True)
             for index, round_keys in enumerate(keys):
                 count = min(copies, episodes - index * copies)
-                policies = [call.policy for call in some]
-                parts.append(_totals(policies, vector, copies, count, round_keys))
+                steps = _episodes([c.policy for c in some], vector, copies, count, round_keys)
+                limited = _limited(steps, calls[0].max_steps, environment)
+                totals = _totals(limited, vector.num_envs)[:, : len(some) * copies]
+                parts.append(totals.reshape(3, len(some), copies)[:, :, :count])
             for returns, lengths, costs in np.moveaxis(np.concatenate(parts, 2), 1, 0):
                 found.append(Evaluation(returns, lengths.astype(int), costs))
     return found
 
 
-def _totals(policies, vector, copies, count, keys):
-    """Returns, lengths and costs, (3, policy, episode)."""
-    totals = np.zeros((3, vector.num_envs))
-    for step in _episodes(policies, vector, copies, count, keys):
+def _totals(steps: Iterator[Step], num_envs: int) -> np.ndarray:
+    """Returns, lengths and costs, (3, environment)."""
+    totals = np.zeros((3, num_envs))
+    for step in steps:
         totals += np.where(
             step.active, [step.rewards, np.ones_like(step.rewards), step.costs], 0.0
         )
-    return totals[:, : len(policies) * copies].reshape(3, len(policies), copies)[:, :, :count]
+    return totals
+
+
+def _limited(steps: Iterator[Step], max_steps: int, environment: Environment) -> Iterator[Step]:
+    for number, step in enumerate(steps):
+        if number == max_steps:
+            raise RuntimeError(
+                f"an episode of {environment} has not ended after {max_steps} steps; give it a "
+                "time limit, such as gymnasium.wrappers.TimeLimit, or a larger max_steps"
+            )
+        yield step
 
 
 @dataclass(frozen=True)
@@ -126,28 +155,47 @@ class Trace:
 
 
 def trace_weights(
-    policy: Any, environment: str | VectorEnv, *, key: jax.Array, picture_every: int = 0
+    policy: Any,
+    environment: Environment,
+    *,
+    key: jax.Array,
+    picture_every: int = 0,
+    max_steps: int = 100_000,
 ) -> Trace:
     """α(s), reward and cost at each step of one episode of a composed policy.
 
-    A picture is taken after each so many steps in environments that can be rendered.
+    ``environment`` and ``max_steps`` are those of ``evaluate``. A picture is taken after each so
+    many steps in environments that can be rendered; raises ``ValueError`` where rendering gives
+    no picture.
     """
     with _opened(environment, 1) as vector:
         check_fit(policy, vector, environment)
         weigh = jax.jit(type(policy).weights)
         steps, pictures = [], []
-        for index, step in enumerate(_episodes([policy], vector, 1, 1, [key])):
+        episode = _limited(_episodes([policy], vector, 1, 1, [key]), max_steps, environment)
+        for index, step in enumerate(episode):
             weights = np.asarray(weigh(policy, step.observations))[0]
             steps.append((weights, step.rewards[0], step.costs[0]))
             if picture_every and index % picture_every == 0:
-                pictures.append((index, vector.render()[0]))
+                pictures.append((index, _picture(vector, environment)))
     return Trace(*map(np.array, zip(*steps, strict=True)), tuple(pictures))
 
 
+def _picture(vector: VectorEnv, environment: Environment) -> np.ndarray:
+    """The first copy, (height, width, 3)."""
+    pictures = vector.render()
+    if pictures is None or np.ndim(pictures[0]) != 3:
+        raise ValueError(
+            f"rendering {environment} gave no picture; make it with render_mode='rgb_array', or "
+            "leave out picture_every"
+        )
+    return pictures[0]
+
+
 @contextmanager
-def _opened(environment: str | VectorEnv, copies: int) -> Iterator[VectorEnv]:
-    if not isinstance(environment, str):
-        yield environment
+def _opened(environment: Environment, copies: int) -> Iterator[VectorEnv]:
+    if isinstance(environment, gymnasium.Env | VectorEnv):
+        yield envs.adapt(environment)
         return
     vector = envs.make(environment, copies)
     try:

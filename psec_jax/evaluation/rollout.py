@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from psec_jax.envs.vector import EpisodeVectorEnv
 
@@ -39,14 +39,19 @@ def rollout(
 
     ``act`` maps observations (n, obs) to actions (n, act); ``seeds`` gives one seed for each of
     the first environments. Those beyond, and those whose seed is None, are never active; those of
-    this package are not even stepped.
-    ``options`` go to the reset.
+    this package are not even stepped. ``options`` go to the reset.
+
+    Environments of each of Gymnasium's autoreset modes give the same episodes. Where they do not
+    reset themselves, those that have ended are reset by ``options["reset_mask"]``, Gymnasium's
+    convention, as they may not be stepped past their end while others go on.
+    Raises ``ValueError`` where the metadata name another mode.
     """
     seeds = [*seeds, *[None] * (envs.num_envs - len(seeds))]
     active = np.array([seed is not None for seed in seeds])
-    if isinstance(envs, EpisodeVectorEnv):
-        options = {**(options or {}), "reset_mask": active}
-    observations, _ = envs.reset(seed=[int(seed or 0) for seed in seeds], options=options)
+    stay = isinstance(envs, EpisodeVectorEnv)
+    begin = {**(options or {}), "reset_mask": active} if stay else options
+    reset_by_hand = not stay and _autoreset_mode(envs) is AutoresetMode.DISABLED
+    observations, _ = envs.reset(seed=[int(seed or 0) for seed in seeds], options=begin)
     while active.any():
         observations = np.array(observations)
         actions = act(observations)
@@ -61,8 +66,27 @@ def rollout(
             _reached(following, infos),
             active,
         )
-        active = active & ~(terminations | truncations)
+        over = np.array(terminations) | np.array(truncations)
+        active = active & ~over
         observations = following
+        if reset_by_hand and over.any() and active.any():
+            envs.reset(options={**(options or {}), "reset_mask": over})
+
+
+def _autoreset_mode(envs: VectorEnv) -> AutoresetMode:
+    """The mode that the metadata name, as a member, its name or its value; Gymnasium's default
+    where they name none."""
+    mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    if isinstance(mode, AutoresetMode):
+        return mode
+    word = str(mode).rpartition(".")[2].replace("_", "").lower()
+    for known in AutoresetMode:
+        if word == known.value.lower():
+            return known
+    raise ValueError(
+        f"{envs} has the autoreset_mode {mode!r} in its metadata; expected one of "
+        f"{', '.join(repr(known.value) for known in AutoresetMode)}"
+    )
 
 
 def _reached(following: np.ndarray, infos: dict) -> np.ndarray:
@@ -77,7 +101,19 @@ def _costs(infos: dict, num_envs: int) -> np.ndarray:
     """The costs of one step, where a vector environment puts them: those of an episode's last
     step stand apart if the environment was reset within that step."""
     costs = np.zeros(num_envs)
-    for group in (infos, infos.get("final_info", {})):
+    final = infos.get("final_info", {})
+    if not isinstance(final, dict):
+        raise ValueError(
+            f"infos['final_info'] is of type {type(final).__name__}; expected a dictionary of "
+            "arrays, as since Gymnasium 1.0"
+        )
+    for group, mask in ((infos, True), (final, infos.get("_final_info", True))):
         if "cost" in group:
-            costs = np.where(group.get("_cost", True), group["cost"], costs)
+            values = np.asarray(group["cost"], float)
+            if values.size != num_envs:
+                raise ValueError(
+                    f"infos['cost'] has shape {values.shape}; expected one number for each of "
+                    f"{num_envs} environments"
+                )
+            costs = np.where(group.get("_cost", mask), values.reshape(num_envs), costs)
     return costs

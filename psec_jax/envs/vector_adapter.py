@@ -1,0 +1,89 @@
+"""What a vector environment made by others looks like from outside."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+
+from psec_jax.envs.spaces import ActionScaling, observation_box
+
+
+class VectorAdapter(VectorWrapper):
+    """Observations (copies, n) float32 and actions in [−1, 1]; rewards and ends are (copies,).
+
+    Everything else, the way of resetting included, is that of the vector environment. Raises
+    ``ValueError`` for one that has been closed, for spaces that a policy cannot be given, and
+    where it answers otherwise than Gymnasium's vector environments do.
+    """
+
+    def __init__(self, vector: VectorEnv):
+        super().__init__(vector)
+        if vector.closed:
+            raise ValueError(f"{vector} has been closed; make it again")
+        _check_memory(vector)
+        wrappers = "gymnasium.wrappers.vector"
+        box = observation_box(vector.single_observation_space, vector, wrappers)
+        self._scaling = ActionScaling(vector.single_action_space, vector, wrappers)
+        self.single_observation_space, self.single_action_space = box, self._scaling.space
+        self.observation_space = batch_space(box, self.num_envs)
+        self.action_space = batch_space(self._scaling.space, self.num_envs)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None):
+        try:
+            observations, infos = self.env.reset(seed=seed, options=options)
+        except gymnasium.error.Error:
+            # Vector environments that are not made of single ones take one seed for all copies.
+            if not isinstance(seed, list):
+                raise
+            observations, infos = self.env.reset(seed=seed[0], options=options)
+        return self._observations(observations), infos
+
+    def step(self, actions: np.ndarray):
+        observations, *others, infos = self.env.step(self._scaling(actions))
+        if not isinstance(infos, dict):
+            raise ValueError(
+                f"{self.env} returned infos as {type(infos).__name__}; expected a dictionary, as "
+                "without gymnasium.wrappers.vector.DictInfoToList"
+            )
+        rewards, terminations, truncations = (
+            self._one_each(values, name)
+            for values, name in zip(
+                others, ("rewards", "terminations", "truncations"), strict=True
+            )
+        )
+        ends = terminations.astype(bool), truncations.astype(bool)
+        return self._observations(observations), rewards.astype(float), *ends, infos
+
+    def _observations(self, observations: Any) -> np.ndarray:
+        observations = np.asarray(observations, np.float32)
+        if observations.shape != self.observation_space.shape:
+            raise ValueError(
+                f"{self.env} returned observations of shape {observations.shape}; expected "
+                f"{self.observation_space.shape} as in its observation_space"
+            )
+        return observations
+
+    def _one_each(self, values: Any, name: str) -> np.ndarray:
+        array = np.asarray(values)
+        if array.size != self.num_envs:
+            raise ValueError(
+                f"{self.env} returned {name} of shape {array.shape}; expected ({self.num_envs},)"
+            )
+        return array.reshape(self.num_envs)
+
+
+def _check_memory(vector: VectorEnv) -> None:
+    """Gymnasium's processes without shared memory reset a copy again after the reset that follows
+    its end, so that every second episode would begin with another seed."""
+    bare = vector.unwrapped
+    if (
+        isinstance(bare, AsyncVectorEnv)
+        and not bare.shared_memory
+        and bare.autoreset_mode == AutoresetMode.NEXT_STEP
+    ):
+        raise ValueError(
+            f"{vector} has shared_memory=False and would reset itself twice between episodes; "
+            "make it with shared_memory=True or autoreset_mode='SameStep'"
+        )
