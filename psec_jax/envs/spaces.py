@@ -1,10 +1,9 @@
 """What a policy needs of an environment's spaces, and the one place where actions are scaled."""
 
-from typing import Any
-
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
+from gymnasium.vector import VectorEnv
 from jaxtyping import Float
 
 # A bound of this size or more stands for none: simulators write 1e10, or their type's largest.
@@ -22,7 +21,8 @@ class ActionScaling:
     the environment's author knows which action 1 should mean there.
     """
 
-    def __init__(self, space: gymnasium.Space, env: Any, wrappers: str = "gymnasium.wrappers"):
+    def __init__(self, space: gymnasium.Space, env: gymnasium.Env | VectorEnv):
+        wrappers = _wrappers(env)
         if not isinstance(space, Box):
             raise ValueError(
                 f"{env} has actions {space}, but policies act by vectors in [-1, 1]; expected a "
@@ -38,8 +38,9 @@ class ActionScaling:
                 f"actions, the first of them {first} with [{low[first]:g}, {high[first]:g}], so a "
                 "policy's [-1, 1] cannot be scaled to them; wrap it to say what 1 means: "
                 f"{wrappers}.TransformAction(env, lambda action: 1.0 * action, "
-                f"gymnasium.spaces.Box(-1.0, 1.0, ({size},))). ClipAction hides an environment's "
-                "bounds and is not needed here"
+                f"{'single_' * isinstance(env, VectorEnv)}action_space=gymnasium.spaces.Box("
+                f"-1.0, 1.0, {space.shape})). ClipAction hides an environment's bounds and is not "
+                "needed here"
             )
         self.space = Box(-1.0, 1.0, (size,), np.float32)
         self._target = space
@@ -49,21 +50,22 @@ class ActionScaling:
 
     def __call__(self, actions: Float[np.ndarray, "*batch size"]) -> np.ndarray:
         target = self._target
-        actions = actions.reshape(*actions.shape[:-1], *target.shape)
+        actions = actions.reshape(actions.shape[:-1] + target.shape)
         if self._scales:
             actions = self._low * (1 - actions) + self._high * (1 + actions)
             actions = np.clip(
                 np.rint(actions) if self._rounds else actions, target.low, target.high
             )
-        return actions.astype(target.dtype, copy=False)
+        return np.asarray(actions, target.dtype)
 
 
-def observation_box(space: gymnasium.Space, env: Any, wrappers: str = "gymnasium.wrappers") -> Box:
+def observation_box(space: gymnasium.Space, env: gymnasium.Env | VectorEnv) -> Box:
     """The float32 box of a one-dimensional one, whatever its type.
 
     Raises ``ValueError`` for any other space, naming the wrapper that makes one of it.
     """
     if not isinstance(space, Box) or len(space.shape) != 1:
+        wrappers = _wrappers(env)
         advice = (
             f"{wrappers}.FlattenObservation makes one of it"
             if space.is_np_flattenable
@@ -74,3 +76,7 @@ def observation_box(space: gymnasium.Space, env: Any, wrappers: str = "gymnasium
             f"dimension: {advice}"
         )
     return Box(-np.inf, np.inf, space.shape, np.float32)
+
+
+def _wrappers(env: gymnasium.Env | VectorEnv) -> str:
+    return f"gymnasium.wrappers{'.vector' * isinstance(env, VectorEnv)}"

@@ -4,7 +4,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from psec_jax.envs.spaces import ActionScaling, observation_box
@@ -22,13 +22,12 @@ class VectorAdapter(VectorWrapper):
         super().__init__(vector)
         if vector.closed:
             raise ValueError(f"{vector} has been closed; make it again")
-        _check_memory(vector)
-        wrappers = "gymnasium.wrappers.vector"
-        box = observation_box(vector.single_observation_space, vector, wrappers)
-        self._scaling = ActionScaling(vector.single_action_space, vector, wrappers)
+        box = observation_box(vector.single_observation_space, vector)
+        self._scaling = ActionScaling(vector.single_action_space, vector)
         self.single_observation_space, self.single_action_space = box, self._scaling.space
         self.observation_space = batch_space(box, self.num_envs)
         self.action_space = batch_space(self._scaling.space, self.num_envs)
+        self._over = np.zeros(self.num_envs, bool)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None):
         try:
@@ -54,7 +53,22 @@ class VectorAdapter(VectorWrapper):
             )
         )
         ends = terminations.astype(bool), truncations.astype(bool)
+        self._over = ends[0] | ends[1]
         return self._observations(observations), rewards.astype(float), *ends, infos
+
+    def settle(self) -> None:
+        """Step on until no copy is about to reset itself, where the metadata say that they do so
+        in the next step.
+
+        Some vector environments, Gymnasium's processes without shared memory among them, would
+        still do so after a reset, and so spoil the first step of the next episode. Copies that
+        end one after another at every step, for a thousand steps, are left as they are.
+        """
+        if "autoreset_mode" in self.metadata and autoreset_mode(self) is AutoresetMode.NEXT_STEP:
+            for _ in range(1000):
+                if not self._over.any():
+                    return
+                self.step(np.zeros(self.action_space.shape, np.float32))
 
     def _observations(self, observations: Any) -> np.ndarray:
         observations = np.asarray(observations, np.float32)
@@ -74,16 +88,17 @@ class VectorAdapter(VectorWrapper):
         return array.reshape(self.num_envs)
 
 
-def _check_memory(vector: VectorEnv) -> None:
-    """Gymnasium's processes without shared memory reset a copy again after the reset that follows
-    its end, so that every second episode would begin with another seed."""
-    bare = vector.unwrapped
-    if (
-        isinstance(bare, AsyncVectorEnv)
-        and not bare.shared_memory
-        and bare.autoreset_mode == AutoresetMode.NEXT_STEP
-    ):
-        raise ValueError(
-            f"{vector} has shared_memory=False and would reset itself twice between episodes; "
-            "make it with shared_memory=True or autoreset_mode='SameStep'"
-        )
+def autoreset_mode(vector: VectorEnv) -> AutoresetMode:
+    """The mode that the metadata name, as a member, its name or its value; Gymnasium's default
+    where they name none. Raises ``ValueError`` for another."""
+    mode = vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    if isinstance(mode, AutoresetMode):
+        return mode
+    word = str(mode).rpartition(".")[2].replace("_", "").lower()
+    for known in AutoresetMode:
+        if word == known.value.lower():
+            return known
+    raise ValueError(
+        f"{vector} has the autoreset_mode {mode!r} in its metadata; expected one of "
+        f"{', '.join(repr(known.value) for known in AutoresetMode)}"
+    )

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from psec_jax.envs.vector import EpisodeVectorEnv
+from psec_jax.envs.vector_adapter import VectorAdapter, autoreset_mode
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def rollout(
     active = np.array([seed is not None for seed in seeds])
     stay = isinstance(envs, EpisodeVectorEnv)
     begin = {**(options or {}), "reset_mask": active} if stay else options
-    reset_by_hand = not stay and _autoreset_mode(envs) is AutoresetMode.DISABLED
+    reset_by_hand = not stay and autoreset_mode(envs) is AutoresetMode.DISABLED
     observations, _ = envs.reset(seed=[int(seed or 0) for seed in seeds], options=begin)
     while active.any():
         observations = np.array(observations)
@@ -71,22 +72,8 @@ def rollout(
         observations = following
         if reset_by_hand and over.any() and active.any():
             envs.reset(options={**(options or {}), "reset_mask": over})
-
-
-def _autoreset_mode(envs: VectorEnv) -> AutoresetMode:
-    """The mode that the metadata name, as a member, its name or its value; Gymnasium's default
-    where they name none."""
-    mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-    if isinstance(mode, AutoresetMode):
-        return mode
-    word = str(mode).rpartition(".")[2].replace("_", "").lower()
-    for known in AutoresetMode:
-        if word == known.value.lower():
-            return known
-    raise ValueError(
-        f"{envs} has the autoreset_mode {mode!r} in its metadata; expected one of "
-        f"{', '.join(repr(known.value) for known in AutoresetMode)}"
-    )
+    if isinstance(envs, VectorAdapter):
+        envs.settle()
 
 
 def _reached(following: np.ndarray, infos: dict) -> np.ndarray:
