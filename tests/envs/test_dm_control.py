@@ -60,3 +60,13 @@ def test_actions_lie_in_the_unit_box_whatever_those_of_the_simulator(env_id):
     np.testing.assert_array_equal(space.low, -1)
     np.testing.assert_array_equal(space.high, 1)
     np.testing.assert_array_equal(sent, [spec.minimum, spec.maximum])
+
+
+def test_controls_without_bounds_are_taken_as_they_are():
+    vector = envs.make("dm_control/lqr-lqr_2_1-v0", 1)
+    task = vector.envs[0].unwrapped.simulator
+    vector.reset(seed=[0])
+    for action in (-1.0, 0.25, 1.0):
+        vector.step(np.full((1, 1), action))
+        np.testing.assert_array_equal(task.physics.control(), [action])
+    vector.close()

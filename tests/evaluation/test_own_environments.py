@@ -83,7 +83,9 @@ def test_processes_give_the_episodes_alone(mode, shared):
     "wrap",
     [
         gymnasium.wrappers.vector.RecordEpisodeStatistics,
-        lambda vector: gymnasium.wrappers.vector.RescaleAction(vector, -1.0, 1.0),
+        lambda vector: gymnasium.wrappers.vector.RescaleAction(
+            vector, np.float32(-1), np.float32(1)
+        ),
     ],
 )
 @pytest.mark.parametrize("mode", list(AutoresetMode))

@@ -39,7 +39,7 @@ def play(seeds, num_envs, copy=False, autoreset=AutoresetMode.NEXT_STEP):
 
 
 @pytest.mark.parametrize("copy", [True, False])
-@pytest.mark.parametrize("autoreset", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+@pytest.mark.parametrize("autoreset", list(AutoresetMode))
 def test_each_environment_is_active_for_one_episode(copy, autoreset):
     seeds = [3, 0, 13, 6]
     lengths = [4, 1, 7, 7]
@@ -85,7 +85,7 @@ class Toll(Counter):
         return *answer, {"cost": 10.0 * self.steps}
 
 
-@pytest.mark.parametrize("autoreset", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+@pytest.mark.parametrize("autoreset", list(AutoresetMode))
 def test_costs_are_those_of_the_step_that_the_last_of_an_episode_included(autoreset):
     """Also where the other environments have been reset already, or have ended long ago."""
     envs = SyncVectorEnv([Toll] * 3, autoreset_mode=autoreset)
@@ -94,6 +94,32 @@ def test_costs_are_those_of_the_step_that_the_last_of_an_episode_included(autore
     for number, step in enumerate(steps, start=1):
         assert step.costs.dtype == np.float64
         np.testing.assert_array_equal(step.costs[step.active], 10.0 * number)
+
+
+@pytest.mark.parametrize(
+    ("infos", "message"),
+    [
+        (
+            {"cost": np.ones((2, 2))},
+            r"cost'\] has shape \(2, 2\); expected one number for each of 2",
+        ),
+        ({"final_info": np.array([{"cost": 1.0}, None])}, "final_info.*type ndarray.*Gymnasium 1"),
+    ],
+)
+def test_costs_that_cannot_be_read_are_refused(infos, message):
+    class Odd(SyncVectorEnv):
+        def step(self, actions):
+            return *super().step(actions)[:4], infos
+
+    with pytest.raises(ValueError, match=message):
+        list(rollout(Odd([Counter] * 2), lambda observations: observations[:, :1] * 0, [3, 0]))
+
+
+def test_an_autoreset_mode_that_nobody_knows_is_refused():
+    envs = SyncVectorEnv([Counter])
+    envs.metadata["autoreset_mode"] = "sometimes"
+    with pytest.raises(ValueError, match=r"'sometimes'.*'NextStep', 'SameStep', 'Disabled'"):
+        next(rollout(envs, lambda observations: observations[:, :1] * 0, [3]))
 
 
 def test_costs_are_zero_where_the_simulator_has_none():
