@@ -42,7 +42,8 @@ class Adapter(gymnasium.Wrapper):
             )
         observation, reward, terminated, truncated, info = answer
         kept = {"cost": self._number(info["cost"], "cost")} if "cost" in info else {}
-        reward = self._number(reward, "reward")
+        if not isinstance(reward, float):
+            reward = self._number(reward, "reward")
         return self._observation(observation), reward, bool(terminated), bool(truncated), kept
 
     def _observation(self, observation: Any) -> np.ndarray:
@@ -55,8 +56,6 @@ class Adapter(gymnasium.Wrapper):
         return observation
 
     def _number(self, value: Any, name: str) -> float:
-        if isinstance(value, float):
-            return value
         array = np.asarray(value, float)
         if array.size != 1:
             raise ValueError(

@@ -43,20 +43,21 @@ class ActionScaling:
                 "needed here"
             )
         self.space = Box(-1.0, 1.0, (size,), np.float32)
-        self._target = space
+        self._target, self._shape, self._type = space, space.shape, space.dtype
         self._low, self._high = space.low / 2, space.high / 2
         self._rounds = np.issubdtype(space.dtype, np.integer)
         self._scales = bool((low != -1).any() or (high != 1).any()) or self._rounds
 
     def __call__(self, actions: Float[np.ndarray, "*batch size"]) -> np.ndarray:
         target = self._target
-        actions = actions.reshape(actions.shape[:-1] + target.shape)
+        if len(self._shape) != 1:
+            actions = actions.reshape(actions.shape[:-1] + self._shape)
         if self._scales:
             actions = self._low * (1 - actions) + self._high * (1 + actions)
             actions = np.clip(
                 np.rint(actions) if self._rounds else actions, target.low, target.high
             )
-        return np.asarray(actions, target.dtype)
+        return np.asarray(actions, self._type)
 
 
 def observation_box(space: gymnasium.Space, env: gymnasium.Env | VectorEnv) -> Box:

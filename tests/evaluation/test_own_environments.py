@@ -1,5 +1,7 @@
 """Evaluating in environments of every kind that a user may hand over."""
 
+from functools import partial
+
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from strolls import Stroll, length, outcome
 
 from psec_jax import envs, evaluate
 from psec_jax.evaluation import trace_weights
+from psec_jax.training.seeds import side_by_side
 
 KEY = jax.random.key(3)
 MODES = [*AutoresetMode, "Disabled", "SAME_STEP", None]
@@ -104,6 +107,14 @@ def test_a_single_environment_plays_one_episode_after_another_and_stays_open():
     np.testing.assert_array_equal(found, np.transpose([outcome(seed) for seed in log]))
     np.testing.assert_array_equal(found, alone(4, 1))
     assert "closed" not in log
+
+
+@pytest.mark.parametrize("make", [Stroll, lambda: SyncVectorEnv([Stroll] * 4), lambda: Stroll])
+def test_policies_evaluated_side_by_side_share_an_environment(make):
+    env, keys = make(), jax.random.split(KEY, 3)
+    one = partial(evaluate, Turn(), env, episodes=2)
+    for key, found in zip(keys, side_by_side(lambda key: one(key=key), keys), strict=True):
+        np.testing.assert_array_equal(numbers(found), numbers(one(key=key)))
 
 
 def test_a_class_is_a_function_that_makes_environments():
