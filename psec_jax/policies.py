@@ -20,7 +20,8 @@ from psec_jax.errors import BaseMismatch
 from psec_jax.networks import Denoiser, GaussianActor
 from psec_jax.settings import check_plain, plain_settings, python_number, setting_names
 from psec_jax.skills.bank import Bank
-from psec_jax.skills.injection import dense_layers, inject, merge
+from psec_jax.skills.injection import inject, merge
+from psec_jax.skills.layers import dense_layers
 
 
 @struct.dataclass
@@ -63,8 +64,9 @@ class Policy:
     def create(cls, backbone: Backbone, statistics: Statistics, key: jax.Array) -> "Policy":
         """A policy with fresh parameters.
 
-        Raises ``ValueError`` naming a setting that cannot be stored, or a parameter of the network
-        that is not float32.
+        Warns once of kernels that no skill can adapt; raises ``ValueError`` naming a setting that
+        cannot be stored, or a parameter that is not float32, and for a network in which samples of
+        one batch depend on each other.
         """
         backbone = plain_settings(backbone)
         _check_stored(backbone)
@@ -72,7 +74,10 @@ class Policy:
         example = _computed_in("float32", backbone.example(statistics.mean.shape[0]))
         params = _fresh_params(backbone.network, key, example)
         _check_float32(params, type(backbone.network).__name__)
-        return cls(params, statistics, None, backbone)
+        policy = cls(params, statistics, None, backbone)
+        if not isinstance(key, jax.core.Tracer):  # Traced, only its shapes may be wanted.
+            policy.dense_layers()
+        return policy
 
     @property
     def observation_size(self) -> int:
@@ -101,16 +106,13 @@ class Policy:
 
         ``dropout`` is the random key that switches dropout on.
         """
-        rngs = None if dropout is None else {"dropout": dropout}
         params, bank = _computed_in(self.backbone.compute, (self.params, self.bank))
+        network = inject(self.backbone.network, params, bank, weights, dropout)
 
-        def network(*inputs: Array) -> Array:
-            inputs = _computed_in(self.backbone.compute, inputs)
-            with inject(bank, weights):
-                found = self.backbone.network.apply({"params": params}, *inputs, rngs=rngs)
-            return _computed_in("float32", found)
+        def predict(*inputs: Array) -> Array:
+            return _computed_in("float32", network(*_computed_in(self.backbone.compute, inputs)))
 
-        return network
+        return predict
 
     def loss(
         self,
@@ -132,14 +134,20 @@ class Policy:
     def dense_layers(self) -> dict[str, tuple[int, int]]:
         """The path and kernel shape of every layer that a skill may adapt."""
         example = self.backbone.example(self.observation_size)
-        return dense_layers(dataclasses.replace(self, bank=None).predict(), *example)
+        return dense_layers(self.backbone.network, *example)
 
     def with_bank(self, bank: Bank | None) -> "Policy":
-        """This policy carrying ``bank``; raises ``BaseMismatch`` for another base's skills."""
+        """This policy carrying ``bank``; raises ``BaseMismatch`` for another base's skills, and
+        ``ValueError`` for deltas of layers that carry none."""
         if bank is not None:
             own = fingerprint(self)
             if bank.base != own:
                 raise BaseMismatch(f"the bank {list(bank.names)}", bank.base, "this policy", own)
+            if wrong := sorted(bank.layers.keys() - self.dense_layers().keys()):
+                raise ValueError(
+                    f"the bank {list(bank.names)} adapts {wrong}, which carry no delta in this "
+                    f"policy's network; it may adapt {sorted(self.dense_layers())}"
+                )
         return dataclasses.replace(self, bank=bank)
 
     def merged(self, weights: Array | None = None) -> "Policy":
@@ -222,7 +230,7 @@ def _act(policy, key, observations, weights):
 
 @functools.partial(jax.jit, static_argnames="network")
 def _fresh_params(network: nn.Module, key: jax.Array, example: tuple[Array, ...]) -> Any:
-    return network.init(key, *example)["params"]
+    return nn.unbox(network.init(key, *example)["params"])
 
 
 def _check_stored(backbone: Backbone) -> None:

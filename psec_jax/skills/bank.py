@@ -125,12 +125,12 @@ class Bank:
     def gains(self, weights: Array | None) -> Array:
         """Weights times scales; ``None`` means weight 1 for every skill.
 
-        ``weights`` is (k,) or (..., k); raises ``ValueError`` for any other width.
+        ``weights`` is (k,) or (batch, k); raises ``ValueError`` for any other shape.
         """
         if weights is None:
             return self.scales
         weights = jnp.asarray(weights, jnp.float32)
-        if weights.ndim == 0 or weights.shape[-1] != self.size:
+        if weights.ndim not in (1, 2) or weights.shape[-1] != self.size:
             raise ValueError(
                 f"weights of shape {weights.shape} do not fit a bank of {self.size} skill(s) "
                 f"{list(self.names)}; expected ({self.size},) or (batch, {self.size})"

@@ -1,77 +1,65 @@
 """Adding a bank's deltas to any Linen network from outside, and merging them into its kernels.
 
-``flax.linen.intercept_methods`` sees each ``nn.Dense`` as it is called, so a network needs no
-LoRA versions of its layers, and one that is not ours carries skills just as well.
+``flax.linen.intercept_methods`` sees each call of Flax's own ``nn.Dense`` and ``nn.DenseGeneral``,
+also from a subclass or a wrapper, and a delta is added there: where the kernel meets its input.
+So a network needs no LoRA versions of its layers, and one that is not ours carries skills too.
 """
 
+import inspect
+import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
 from psec_jax.skills.bank import Bank
+from psec_jax.skills.deltas import Delta
+
+_CALLS = tuple(inspect.unwrap(layer.__call__) for layer in (nn.Dense, nn.DenseGeneral))
+_SLICE = "psec_slice"
 
 
-def _dense_path(context: nn.module.InterceptorContext) -> str | None:
-    if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
-        return "/".join(context.module.path)
-    return None
-
-
-def _input(args: tuple, kwargs: Mapping[str, Any]) -> jax.Array:
-    return args[0] if args else kwargs["inputs"]
-
-
-def _along(gains: jax.Array, x: jax.Array) -> jax.Array:
-    """Gains by sample (batch, k) for an input with further axes between batch and features."""
-    if gains.ndim == 2 and x.ndim > 2:
-        return gains.reshape(gains.shape[0], *(1,) * (x.ndim - 2), gains.shape[1])
-    return gains
-
-
-def inject(bank: Bank | None, weights: jax.Array | None = None) -> AbstractContextManager:
-    """A context in which every ``apply`` adds the bank's deltas at the layers they belong to.
+def inject(
+    network: nn.Module,
+    params: Mapping,
+    bank: Bank | None,
+    weights: jax.Array | None = None,
+    dropout: jax.Array | None = None,
+) -> Callable[..., Any]:
+    """``network`` as a function of its inputs, with the bank's deltas mixed in by ``weights``.
 
     ``weights`` is (k,), or (batch, k) for one mixture a sample; ``None`` is weight 1 for each
-    skill. ``bank=None`` adds nothing.
+    skill. With weights by sample the network sees each sample as a batch of one, under ``vmap``,
+    so that its layers may lay out the batch as they like; all inputs but scalars then have the
+    batch as their first axis. ``bank=None`` adds nothing. ``dropout`` is the random key that
+    switches dropout on.
     """
     if bank is None:
         if weights is not None:
             raise ValueError("weights were given to a policy that carries no skills")
-        return nullcontext()
+        return lambda *inputs: apply_with(network, params, {}, None, inputs, dropout)
     gains = bank.gains(weights)
+    if gains.ndim == 1:
+        return lambda *inputs: apply_with(network, params, bank.layers, gains, inputs, dropout)
 
-    def add_deltas(call, args, kwargs, context):
-        y = call(*args, **kwargs)
-        path = _dense_path(context)
-        for delta in bank.layers.get(path, ()):
-            x = _input(args, kwargs)
-            y = y + delta.contribution(x, _along(gains, x)).astype(y.dtype)
-        return y
+    def one(gains, key, inputs):
+        found = apply_with(network, params, bank.layers, gains[None], inputs, key)
+        return jax.tree.map(lambda leaf: jnp.atleast_2d(leaf)[0], found)
 
-    return nn.intercept_methods(add_deltas)
+    def by_sample(*inputs):
+        _check_batch(len(gains), inputs)
+        keys = None if dropout is None else jax.random.split(dropout, len(gains))
+        rows = tuple(x[:, None] if jnp.ndim(x) else x for x in inputs)
+        axes = tuple(0 if jnp.ndim(x) else None for x in inputs)
+        return jax.vmap(one, in_axes=(0, 0, axes))(gains, keys, rows)
 
-
-def dense_layers(function: Callable, *args: Any) -> dict[str, tuple[int, int]]:
-    """The path and kernel shape (d_in, d_out) of each dense layer that ``function(*args)`` calls.
-
-    Nothing is computed: ``function`` is traced with abstract values.
-    """
-    layers = {}
-
-    def record(call, args, kwargs, context):
-        y = call(*args, **kwargs)
-        if (path := _dense_path(context)) is not None:
-            layers[path] = (_input(args, kwargs).shape[-1], y.shape[-1])
-        return y
-
-    with nn.intercept_methods(record):
-        jax.eval_shape(function, *args)
-    return layers
+    return by_sample
 
 
 def merge(params: Mapping, bank: Bank, weights: jax.Array | None = None) -> dict:
@@ -85,9 +73,107 @@ def merge(params: Mapping, bank: Bank, weights: jax.Array | None = None) -> dict
         raise ValueError(
             f"only fixed weights of shape ({bank.size},) can be merged, not {jnp.shape(weights)}"
         )
-    flat = traverse_util.flatten_dict(dict(params), sep="/")
+    flat = traverse_util.flatten_dict(dict(params))
     for path, deltas in bank.layers.items():
+        layer, index = _place(path, flat)
+        kernel = flat[*layer, "kernel"]
         for delta in deltas:
-            kernel = f"{path}/kernel".removeprefix("/")
-            flat[kernel] = flat[kernel] + delta.kernel(gains)
-    return traverse_util.unflatten_dict(flat, sep="/")
+            added = delta.kernel(gains).reshape(kernel.shape[len(index) :])
+            kernel = jnp.asarray(kernel).at[index].add(added) if index else kernel + added
+        flat[*layer, "kernel"] = kernel
+    return traverse_util.unflatten_dict(flat)
+
+
+@dataclass(frozen=True)
+class Product:
+    """One call of a dense layer as a product of matrices.
+
+    ``x`` is its input, (..., d_in), with the contracted axes last and flattened; ``kernel`` is
+    the shape of its kernel there, of which the first ``contracted`` axes make up d_in.
+    """
+
+    path: tuple[str, ...]
+    x: jax.Array
+    kernel: tuple[int, ...]
+    contracted: int
+
+    @classmethod
+    def of(cls, context: nn.module.InterceptorContext, args, kwargs) -> "Product | None":
+        """What is about to be called, or None where that is not Flax's own dense layer."""
+        if context.orig_method.func not in _CALLS:
+            return None
+        layer, x = context.module, jnp.asarray(args[0] if args else kwargs["inputs"])
+        features, axes = np.atleast_1d(layer.features).tolist(), [-1]
+        if isinstance(layer, nn.DenseGeneral):
+            axes = np.atleast_1d(layer.axis).tolist()
+        axes = sorted(axis % x.ndim for axis in axes)
+        kernel = (*(x.shape[axis] for axis in axes), *features)
+        x = jnp.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+        rest = x.shape[: x.ndim - len(axes)]
+        x = x.reshape(*rest, math.prod(x.shape[len(rest) :]))
+        return cls(layer.path, x, kernel, len(axes))
+
+
+def apply_with(
+    network: nn.Module,
+    params: Mapping,
+    layers: Mapping[str, tuple[Delta, ...]],
+    gains: jax.Array | None,
+    inputs: tuple[jax.Array, ...],
+    dropout: jax.Array | None = None,
+) -> Any:
+    """Apply ``network`` with the deltas of ``layers`` added at ``gains``, (k,) or (1, k)."""
+    rngs = None if dropout is None else {"dropout": dropout}
+    if not layers:
+        return network.apply({"params": params}, *inputs, rngs=rngs)
+    flat = traverse_util.flatten_dict(dict(params))
+    places: dict[tuple[str, ...], dict[tuple[int, ...], tuple[Delta, ...]]] = {}
+    for path, deltas in layers.items():
+        layer, index = _place(path, flat)
+        places.setdefault(layer, {})[index] = deltas
+    for layer, slices in places.items():
+        # Lifted transforms slice this as they slice the kernel beside it, which tells each call
+        # of the layer which slice it is.
+        if stack := flat[*layer, "kernel"].shape[: len(next(iter(slices)))]:
+            flat[*layer, _SLICE] = jnp.arange(math.prod(stack)).reshape(stack)
+
+    def add(deltas, y, x):
+        for delta in deltas:
+            y = y + delta.contribution(x, gains).astype(y.dtype).reshape(y.shape)
+        return y
+
+    def add_deltas(call, args, kwargs, context):
+        y = call(*args, **kwargs)
+        product = Product.of(context, args, kwargs)
+        if product is None or (slices := places.get(product.path)) is None:
+            return y
+        x = product.x.astype(jnp.result_type(product.x, y))
+        if () in slices:
+            return add(slices[()], y, x)
+        stack = flat[*product.path, _SLICE].shape
+        branches = [partial(add, slices.get(index, ())) for index in np.ndindex(stack)]
+        return jax.lax.switch(context.module.get_variable("params", _SLICE), branches, y, x)
+
+    with nn.intercept_methods(add_deltas):
+        variables = {"params": traverse_util.unflatten_dict(flat)}
+        return network.apply(variables, *inputs, rngs=rngs)
+
+
+def _place(path: str, flat: Mapping[tuple[str, ...], Any]) -> tuple[tuple[str, ...], tuple]:
+    """The layer that ``path`` names, and which slice of its kernel where kernels are stacked:
+    ``block/in/2`` is slice 2 of the kernel of ``block/in``."""
+    parts = tuple(path.split("/")) if path else ()
+    for end in range(len(parts), -1, -1):
+        index = parts[end:]
+        if (*parts[:end], "kernel") in flat and all(part.isdecimal() for part in index):
+            return parts[:end], tuple(int(part) for part in index)
+    raise ValueError(f"the network has no dense layer {path!r} for a delta to go into")
+
+
+def _check_batch(size: int, inputs: tuple[jax.Array, ...]) -> None:
+    for x in inputs:
+        if jnp.ndim(x) and len(x) != size:
+            raise ValueError(
+                f"weights for {size} samples do not fit an input of shape {jnp.shape(x)}; the "
+                "first axis of each must be the batch"
+            )

@@ -76,7 +76,7 @@ def params_of(network):
 
 
 def layers_of(network):
-    return dense_layers(network.apply, {"params": params_of(network)}, X)
+    return dense_layers(network, X[:1])
 
 
 @functools.cache
@@ -101,8 +101,7 @@ def bank_of(network, adapters=MIXED):
 
 
 def run(network, bank=None, weights=None, x=X, params=None):
-    with inject(bank, weights):
-        return network.apply({"params": params or params_of(network)}, x)
+    return inject(network, params or params_of(network), bank, weights)(x)
 
 
 @given(st.lists(st.floats(-2, 2, width=32), min_size=3, max_size=3).map(np.float32))
@@ -147,6 +146,7 @@ def test_every_dense_layer_is_found_and_nothing_else():
         "blocks_1/wide": (4, 7),
         "blocks_1/Dense_0": (7, 4),
         "shared": (4, 4),
+        "attention": (4, 4),
         "head/layers_0": (4, 5),
         "head/layers_2": (5, 2),
     }
@@ -175,7 +175,7 @@ def test_a_layer_that_is_called_twice_is_adapted_twice():
     np.testing.assert_allclose(run(network, bank), X @ kernel @ kernel, rtol=1e-4, atol=1e-5)
 
 
-def test_nothing_is_injected_once_the_context_has_ended():
+def test_nothing_is_injected_outside_of_the_function():
     network = Parallel()
     before = run(network)
     assert not np.allclose(run(network, bank_of(network)), before)
@@ -223,7 +223,7 @@ def test_a_layer_keeps_its_own_precision():
     assert not np.allclose(adapted, run(network), atol=0.1)
 
 
-@pytest.mark.parametrize("shape", [(), (2,), (4,), (4, 1), (4, 2)])
+@pytest.mark.parametrize("shape", [(), (2,), (4,), (4, 1), (4, 2), (1, 4, 3)])
 def test_weights_of_another_width_are_refused_with_the_names_of_the_skills(shape):
     with pytest.raises(ValueError, match=r"do not fit a bank of 3 skill.*'skill-0', 'skill-1'"):
         run(Parallel(), bank_of(Parallel()), np.ones(shape))
