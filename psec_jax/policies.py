@@ -65,8 +65,8 @@ class Policy:
         """A policy with fresh parameters.
 
         Warns once of kernels that no skill can adapt; raises ``ValueError`` naming a setting that
-        cannot be stored, or a parameter that is not float32, and for a network in which samples of
-        one batch depend on each other.
+        cannot be stored, or a parameter that is not float32, and for a network that mixes the
+        samples of a batch or needs more than its parameters.
         """
         backbone = plain_settings(backbone)
         _check_stored(backbone)

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import json
+import warnings
 from collections.abc import Callable, Mapping
 
 import flax
@@ -20,11 +21,13 @@ from psec_jax import (
     DiffusionBackbone,
     GaussianBackbone,
     Policy,
+    SkillLibrary,
     Statistics,
+    compose,
     fingerprint,
 )
 from psec_jax.errors import BaseMismatch
-from psec_jax.networks import Denoiser
+from psec_jax.networks import Denoiser, GaussianActor
 from psec_jax.policies import backbone_to_dict
 
 KEY = jax.random.key(7)
@@ -352,3 +355,73 @@ def test_bfloat16_is_an_option_of_computing_alone(kind):
 def test_a_type_to_compute_in_that_is_not_known_is_refused():
     with pytest.raises(ValueError, match="compute 'float8' is unknown"):
         GaussianBackbone(2, compute="float8")
+
+
+class OneByOne(nn.Module):
+    """``nn.vmap`` over the batch, and a layer that is normalized on its way."""
+
+    @nn.compact
+    def __call__(self, actions, time, observations):
+        layer = nn.vmap(nn.Dense, {"params": None}, split_rngs={"params": False})
+        h = layer(8, name="in")(jnp.concatenate([actions, time[:, None], observations], axis=-1))
+        h = nn.WeightNorm(nn.Dense(8, name="normed"))(nn.relu(h))
+        return nn.Dense(actions.shape[-1], name="out")(nn.relu(h))
+
+
+@pytest.fixture(scope="module")
+def one_by_one(statistics):
+    with pytest.warns(UserWarning, match=r"no skill can adapt normed/kernel of OneByOne"):
+        return Policy.create(DiffusionBackbone(2, OneByOne()), statistics, KEY)
+
+
+def test_a_network_that_lays_out_its_batch_in_its_own_way_is_composed_and_acts(
+    one_by_one, make_skill, dataset, observations, tmp_path
+):
+    library = SkillLibrary.create(tmp_path / "library", one_by_one)
+    for seed, name in enumerate("uv"):
+        library.add(name, make_skill(one_by_one, seed, size=0.3))
+    agent = compose(library, dataset, steps=3, key=KEY, batch_size=16, hidden=(8,))
+    weights = np.asarray(agent.weights(observations))
+    policy = one_by_one.with_bank(library.bank())
+    for count in (1, 3, 4):
+        mixed = agent.act(KEY, observations[:count])
+        assert mixed.shape == (count, 2)
+        by_hand = policy.act(KEY, observations[:count], weights[:count])
+        np.testing.assert_allclose(mixed, by_hand, atol=1e-5)
+    best = BestOf(agent, jax.tree_util.Partial(lambda o, a: a[:, 0]), candidates=3)
+    assert best.act(KEY, observations).shape == (4, 2)
+
+
+def test_a_skill_of_a_layer_that_carries_no_delta_is_refused(one_by_one, make_skill):
+    skill = make_skill(one_by_one)
+    wrong = dataclasses.replace(skill, deltas={"normed": next(iter(skill.deltas.values()))})
+    with pytest.raises(ValueError, match=r"\['s'\] adapts \['normed'\], which carry no delta"):
+        one_by_one.with_bank(Bank.of({"s": wrong}))
+
+
+def test_no_kernel_of_our_own_networks_is_without_a_delta(statistics):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for backbone in (DiffusionBackbone(3), GaussianBackbone(3)):
+            policy = Policy.create(backbone, statistics, KEY)
+            flat = flax.traverse_util.flatten_dict(policy.params, sep="/")
+            kernels = {f"{path}/kernel" for path in policy.dense_layers()}
+            assert kernels == {name for name, value in flat.items() if value.ndim > 1}
+
+
+def test_a_network_that_mixes_the_samples_of_a_batch_makes_no_policy(statistics):
+    class Centred(nn.Module):
+        @nn.compact
+        def __call__(self, observations):
+            h = nn.Dense(2)(observations - observations.mean(0))
+            return h, h
+
+    with pytest.raises(ValueError, match="Centred mixes the samples of a batch"):
+        Policy.create(GaussianBackbone(2, Centred()), statistics, KEY)
+
+
+def test_the_shapes_of_a_policy_cost_nothing(statistics):
+    """As a library reads them before it trusts a file."""
+    backbone = GaussianBackbone(2, GaussianActor(2, hidden=(2**20, 2**20)))
+    shapes = jax.eval_shape(lambda: Policy.create(backbone, statistics, jax.random.key(0)))
+    assert shapes.params["hidden_1"]["kernel"].shape == (2**20, 2**20)

@@ -131,11 +131,10 @@ def apply_with(
     for path, deltas in layers.items():
         layer, index = _place(path, flat)
         places.setdefault(layer, {})[index] = deltas
-    for layer, slices in places.items():
-        # Lifted transforms slice this as they slice the kernel beside it, which tells each call
-        # of the layer which slice it is.
-        if stack := flat[*layer, "kernel"].shape[: len(next(iter(slices)))]:
-            flat[*layer, _SLICE] = jnp.arange(math.prod(stack)).reshape(stack)
+    stacks = {layer: flat[*layer, "kernel"].shape[: len(min(places[layer]))] for layer in places}
+    for layer, stack in stacks.items():
+        if stack:
+            flat[*layer, _SLICE] = _numbered(stack, flat[*layer, "kernel"].shape)
 
     def add(deltas, y, x):
         for delta in deltas:
@@ -150,9 +149,9 @@ def apply_with(
         x = product.x.astype(jnp.result_type(product.x, y))
         if () in slices:
             return add(slices[()], y, x)
-        stack = flat[*product.path, _SLICE].shape
-        branches = [partial(add, slices.get(index, ())) for index in np.ndindex(stack)]
-        return jax.lax.switch(context.module.get_variable("params", _SLICE), branches, y, x)
+        branches = [partial(add, slices.get(i, ())) for i in np.ndindex(stacks[product.path])]
+        number = context.module.get_variable("params", _SLICE).ravel()[0]
+        return jax.lax.switch(number, branches, y, x)
 
     with nn.intercept_methods(add_deltas):
         variables = {"params": traverse_util.unflatten_dict(flat)}
@@ -168,6 +167,13 @@ def _place(path: str, flat: Mapping[tuple[str, ...], Any]) -> tuple[tuple[str, .
         if (*parts[:end], "kernel") in flat and all(part.isdecimal() for part in index):
             return parts[:end], tuple(int(part) for part in index)
     raise ValueError(f"the network has no dense layer {path!r} for a delta to go into")
+
+
+def _numbered(stack: tuple[int, ...], shape: tuple[int, ...]) -> jax.Array:
+    """For each entry of stacked kernels the number of its slice. Whatever a lifted transform does
+    to the kernels it does to this too, so that a layer's call knows which slice it sees."""
+    numbers = jnp.arange(math.prod(stack)).reshape(*stack, *(1,) * (len(shape) - len(stack)))
+    return jnp.broadcast_to(numbers, shape)
 
 
 def _check_batch(size: int, inputs: tuple[jax.Array, ...]) -> None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
+from flax.errors import FlaxError
 
 from psec_jax.skills.deltas import Full
 from psec_jax.skills.injection import Product, apply_with
@@ -30,7 +31,8 @@ def dense_layers(network: nn.Module, *example: jax.Array) -> dict[str, tuple[int
     These are the ``nn.Dense`` and ``nn.DenseGeneral`` that it calls on inputs like ``example`` (a
     batch of one), whose kernels are seen as matrices. A kernel that ``nn.scan`` or ``nn.vmap``
     stacks is one layer a slice: ``block/in/0``, ``block/in/1``, …. Warns once of kernels that no
-    delta can go into; raises ``ValueError`` if samples of one batch depend on each other.
+    delta can go into; raises ``ValueError`` if samples of one batch depend on each other, or if
+    the network needs more than its parameters.
     """
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in example)
     return dict(_checked(network, shapes))
@@ -38,12 +40,20 @@ def dense_layers(network: nn.Module, *example: jax.Array) -> dict[str, tuple[int
 
 @functools.lru_cache(maxsize=256)
 def _checked(network: nn.Module, example: tuple[jax.ShapeDtypeStruct, ...]):
-    with jax.ensure_compile_time_eval():
-        inputs = tuple(_input(x) for x in example)
-        params = jax.eval_shape(network.init, jax.random.key(0), *example)["params"]
-        shapes = traverse_util.flatten_dict(nn.unbox(params))
+    # Nothing here depends on a value that may be traced where a policy is used.
+    inputs = tuple(_input(x) for x in example)
+    variables = jax.eval_shape(lambda *x: network.init(jax.random.key(0), *x), *example)
+    shapes = traverse_util.flatten_dict(nn.unbox(variables.get("params", {})))
+    try:
         found = _traced(network, shapes, inputs)
-        agrees = _compared(network, shapes, found, inputs)
+    except FlaxError as error:
+        raise ValueError(
+            f"{type(network).__name__} cannot be applied to a batch of {_BATCH} with parameters "
+            f"alone (its variables are {sorted(variables)}); a policy's network has the one "
+            "collection 'params', of the same shapes for every batch, and a dropout that is off "
+            f"without a 'dropout' key: {error}"
+        ) from error
+    agrees = _compared(network, shapes, found, inputs)
     carrying = [layer for layer in found if agrees[layer]]
     kernels = {(*layer, "kernel") for layer in carrying}
     _warn_of(network, [name for name in shapes if name not in kernels], shapes)

@@ -223,6 +223,44 @@ def test_a_layer_keeps_its_own_precision():
     assert not np.allclose(adapted, run(network), atol=0.1)
 
 
+def test_each_sample_has_its_own_dropout():
+    class Dropping(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dropout(0.5)(x, deterministic=not self.has_rng("dropout"))
+            return nn.Dense(3, name="left")(x)
+
+    network = Dropping()
+    same = np.repeat(X[:1], 4, axis=0)
+    by_sample = inject(
+        network, params_of(network), bank_of(network), np.tile(WEIGHTS, (4, 1)), jax.random.key(3)
+    )
+    outputs = np.asarray(by_sample(same))
+    assert len(np.unique(outputs, axis=0)) == 4
+    np.testing.assert_array_equal(by_sample(same), outputs)
+
+
+def test_weights_for_another_number_of_samples_are_refused():
+    with pytest.raises(ValueError, match=r"weights for 3 samples do not fit .* \(4, 6\)"):
+        run(Parallel(), bank_of(Parallel()), np.ones((3, 3)))
+
+
+def test_batch_first_inputs_are_not_moved():
+    network, bank = Sequence(), bank_of(Sequence())
+    for weights in (WEIGHTS, np.tile(WEIGHTS, (4, 1))):
+        program = str(jax.make_jaxpr(lambda w: run(network, bank, w))(weights))
+        assert "dot_general" in program
+        assert "transpose[" not in program
+
+
+def test_a_delta_for_a_layer_that_is_not_there_is_refused():
+    bank = bank_of(Parallel())
+    other = bank.replace(layers={"right/x": bank.layers["right"]})
+    for place in (lambda: run(Parallel(), other), lambda: merge(params_of(Parallel()), other)):
+        with pytest.raises(ValueError, match="has no dense layer 'right/x'"):
+            place()
+
+
 @pytest.mark.parametrize("shape", [(), (2,), (4,), (4, 1), (4, 2), (1, 4, 3)])
 def test_weights_of_another_width_are_refused_with_the_names_of_the_skills(shape):
     with pytest.raises(ValueError, match=r"do not fit a bank of 3 skill.*'skill-0', 'skill-1'"):
