@@ -6,10 +6,18 @@ class BaseMismatch(ValueError):
     """A skill met a base policy that it was not learnt on."""
 
     def __init__(self, what: str, fingerprint: str, other: str, other_fingerprint: str):
+        self._facts = what, fingerprint, other, other_fingerprint
         super().__init__(
             f"{what} belongs to the base policy {fingerprint}, but {other} is "
             f"{other_fingerprint}; use the base it was learnt on, or learn the skill again"
         )
+
+    def __reduce__(self):
+        return type(self), self._facts
+
+
+class OtherTraining(ValueError):
+    """Saved states belong to another training than the one that would resume from them."""
 
 
 class BrokenFile(ValueError):

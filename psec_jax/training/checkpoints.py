@@ -1,9 +1,10 @@
 """Where ``fit`` keeps the state of learning, so that nothing but the last updates can be lost."""
 
 import hashlib
+import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import inf
 from pathlib import Path
@@ -12,8 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from psec_jax.errors import BrokenFile, NotSaved
-from psec_jax.training.processes import anywhere, leads, of_the_first
+from psec_jax import storage
+from psec_jax.errors import BrokenFile, NotSaved, OtherTraining
+from psec_jax.training.origin import Origin, continues, differences_of
+from psec_jax.training.processes import anywhere, leads, of_the_first, text_of_the_first
+
+_ORIGINS = "origins"
 
 
 class Interrupted(SystemExit):
@@ -31,18 +36,19 @@ class Checkpoints:
     ``<folder>/<label>/<step>``, by Orbax.
 
     A state is saved after every ``every`` updates, at a chunk's end, and after the last: a fit
-    whose last state is there returns it at once. States are written beside the training, and one
-    that was not written to its end is never read. Whoever sets ``stopping`` makes the fit under
-    way save at the next chunk's end and raise ``Interrupted``; ``fitting`` says whether there is
-    one. Several processes save together, in a folder that all of them see, and stop together where
-    one of them is told to.
+    whose last state is there returns it at once. With each lies what made it, and a fit of another
+    learner, data, key or batch size is refused (``OtherTraining``). States are written beside the
+    training, and one that was not written to its end is never read. Whoever sets ``stopping``
+    makes the fit under way save at the next chunk's end and raise ``Interrupted``; ``fitting``
+    says whether there is one. Several processes save together, in a folder that all of them see,
+    and stop together where one of them is told to.
     """
 
     def __init__(self, folder: str | Path, every: int = 5000, keep: int = 2):
         for name, value in {"every": every, "keep": keep}.items():
             if value < 1:
                 raise ValueError(f"checkpoint.{name} must be at least 1, not {value!r}")
-        self.folder, self.every, self.keep = Path(folder), every, keep
+        self.folder, self.every, self.keep = storage.expanded(folder), every, keep
         self.stopping = False
         self.fitting = False
 
@@ -62,7 +68,8 @@ class Checkpoints:
             best_fn=_score,
         )
         with _explained(folder):
-            manager = ocp.CheckpointManager(folder, options=options)
+            handler = ocp.StandardCheckpointHandler()
+            manager = ocp.CheckpointManager(folder, options=options, item_handlers=handler)
         self.fitting = True
         try:
             yield Track(self, manager, folder)
@@ -87,18 +94,38 @@ class Track:
     def __init__(self, checkpoints: Checkpoints, manager: Any, folder: Path):
         self._checkpoints, self._manager, self._folder = checkpoints, manager, folder
         self._saved = 0
+        self._origins: Sequence[Origin] = ()
 
-    def latest(self, like: Any) -> tuple[int, Any] | None:
+    def latest(
+        self, like: Any, labels: Sequence[str], origins: Sequence[Origin]
+    ) -> tuple[int, Any] | None:
         """The last step and its state; None where nothing was saved.
 
-        Raises ``BrokenFile`` where what lies there cannot be read.
+        ``origins`` are what makes the states of the fits of these ``labels``. Raises
+        ``OtherTraining`` where others made those that lie there, and ``BrokenFile`` where they
+        cannot be read.
         """
+        self._origins = origins
         # Another host may not yet see what this one does.
         step = int(of_the_first(self._manager.latest_step() or 0))
         if step == 0:
             return None
         self._saved = step
-        return step, self._read(step, like)
+        there = self._origins_at(step)
+        different = differences_of(labels, origins, there)
+        if not anywhere(bool(different)):
+            return step, self._read(step, like)
+        if jax.process_count() == 1:
+            state = self._read(step, like)
+            if continues(origins, there, step, state):
+                self._origins = there
+                return step, state
+        different = different or ["what another process of this program was given"]
+        raise OtherTraining(
+            f"{self._folder} holds states of another training under the label "
+            f"{' + '.join(labels)!r}; use another label or another folder, or remove that folder "
+            "to train anew. What differs:\n" + "\n".join(f"  {line}" for line in different)
+        )
 
     def best(self, like: Any) -> tuple[int, Any] | None:
         """The step of greatest score and its state; None where no state was given a score."""
@@ -116,14 +143,33 @@ class Track:
         import orbax.checkpoint as ocp
 
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"state": like})
+        with self._reading(step):
+            return self._manager.restore(step, args=ocp.args.StandardRestore(shapes))["state"]
+
+    def _origins_at(self, step: int) -> list[Origin]:
+        """What made the states of ``step``: written with them, in one folder."""
+        text = ""
+        if leads():
+            with self._reading(step):
+                text = (self._manager.metadata(step).custom_metadata or {}).get(_ORIGINS, "")
+        text = text_of_the_first(text)
+        if not text:
+            raise OtherTraining(
+                f"{self._folder} does not say what made its states, as those of an earlier "
+                "version of psec-jax do not; use another label or another folder, or remove that "
+                "folder to train anew"
+            )
+        return json.loads(text)
+
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
         try:
-            saved = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
+            yield
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise BrokenFile(
                 f"{self._folder} cannot be read at step {step}; remove that step to go on from "
                 f"the one before, or the folder to learn anew ({error})"
             ) from error
-        return saved["state"]
 
     def keep(
         self, step: int, state: Any, last: bool, after: Callable[[], tuple[int, float] | None]
@@ -144,7 +190,13 @@ class Track:
             copy = jax.tree.map(jnp.copy, state)
             with _explained(self._folder):
                 saved = ocp.args.StandardSave({"state": copy})
-                self._manager.save(step, args=saved, metrics=metrics, force=True)
+                self._manager.save(
+                    step,
+                    args=saved,
+                    metrics=metrics,
+                    force=True,
+                    custom_metadata={_ORIGINS: json.dumps(self._origins)},
+                )
                 self._saved = step
                 if stopping:
                     self._manager.wait_until_finished()

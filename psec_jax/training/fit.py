@@ -12,10 +12,12 @@ import numpy as np
 
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.errors import Diverged
+from psec_jax.settings import python_number
 from psec_jax.training.beside import Beside
 from psec_jax.training.checkpoints import Checkpoints
 from psec_jax.training.devices import Layout
 from psec_jax.training.metrics import Writer
+from psec_jax.training.origin import Origin, origin_of
 from psec_jax.training.processes import leads
 from psec_jax.training.progress import Progress
 from psec_jax.training.seeds import groups, joined, shapes, stacked, unstacked
@@ -67,7 +69,9 @@ def fit(
     After ``every`` updates, and the last, ``inspect(step, state)`` is called in a thread beside
     the training, one call at a time, and has returned before a later state is saved. With
     ``checkpoints`` the states of this ``label`` are saved there, and learning goes on after the
-    last of them: the result is the same as if it had never stopped.
+    last of them: the result is the same as if it had never stopped. States that another learner,
+    data, key, batch size or initial state made are refused with ``OtherTraining``, which names
+    what differs; the code of a learner's class is not compared.
 
     ``inspect`` may return how good the state is, and the best state of those that are saved then
     is kept among the checkpoints; with ``best`` it is returned in place of the last.
@@ -77,17 +81,18 @@ def fit(
 
     Raises ``Diverged`` naming the learner and the step at which a metric stopped being finite.
     """
-    every = every or steps
-    numbers = {"steps": steps, "batch_size": batch_size, "chunk": chunk, "every": every}
-    for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value!r}")
+    steps, batch_size = _count("steps", steps), _count("batch_size", batch_size)
+    chunk, every = _count("chunk", chunk), _count("every", every or steps)
+    start = python_number(start)
     if checkpoints is not None and label is None:
         raise ValueError("checkpoints need a label, by which the states of this fit are found")
     if best and (checkpoints is None or inspect is None):
         raise ValueError("best needs checkpoints, and an inspect that says how good a state is")
     init_key, update_key = jax.random.split(key)
     columns = data.columns(learner.columns)
+    made_by = {}
+    if checkpoints is not None:
+        made_by = origin_of(learner, columns, key, batch_size, state, start)
     if state is None:
         state = learner.init(init_key, {name: jnp.asarray(a[:1]) for name, a in columns.items()})
     numbers = _Numbers(start, steps, batch_size, chunk, every, best)
@@ -103,9 +108,17 @@ def fit(
         progress and leads(),
         inspect,
         checkpoints,
+        made_by,
     )
     kind = numbers, widths, checkpoints, shapes((learner, state))
     return joined(_fit_together, one, kind)
+
+
+def _count(name: str, value: Any) -> int:
+    value = python_number(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer and be at least 1, not {value!r}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -132,6 +145,7 @@ class _Fit:
     progress: bool
     inspect: Callable[[int, Any], float | None] | None
     checkpoints: Checkpoints | None
+    made_by: Origin
 
 
 def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
@@ -145,7 +159,8 @@ def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
     state = layout.by_seed(jax.tree.map(jnp.copy, state))
     with nullcontext() if checkpoints is None else checkpoints.of(label, state) as track:
         if track is not None:
-            step, state = track.latest(state) or (step, state)
+            labels, origins = [one.label for one in fits], [one.made_by for one in fits]
+            step, state = track.latest(state, labels, origins) or (step, state)
             if step > steps:
                 raise ValueError(
                     f"{label} was trained for {step} updates before, not {steps}; remove "

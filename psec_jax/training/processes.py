@@ -70,6 +70,13 @@ def of_the_first(value: Any) -> np.ndarray:
     return multihost_utils.broadcast_one_to_all(np.asarray(value))
 
 
+def text_of_the_first(text: str) -> str:
+    """The first process' ``text``; all of them must ask."""
+    content = np.frombuffer(text.encode(), np.uint8)
+    size = int(of_the_first(len(content)))
+    return of_the_first(np.resize(content, size)).astype(np.uint8).tobytes().decode()
+
+
 _EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from flax import struct
 
-from psec_jax import Adapter, Optimisation
+from psec_jax import Adapter, Optimisation, TransitionDataset, fingerprint, learn_skill
+from psec_jax.errors import OtherTraining
 from psec_jax.learners import SkillLearner
 from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit, side_by_side
 
@@ -24,8 +26,8 @@ def learner(gaussian):
 
 
 def train(learner, data, checkpoints=None, **options):
-    options = {"steps": 10, "chunk": 2, "label": "skill", **options}
-    return fit(learner, data, batch_size=5, key=KEY, checkpoints=checkpoints, **options)
+    own = {"steps": 10, "chunk": 2, "label": "skill", "key": KEY, "batch_size": 5}
+    return fit(learner, data, checkpoints=checkpoints, **{**own, **options})
 
 
 class Stop:
@@ -270,3 +272,124 @@ def test_states_are_saved_so_often(learner, dataset, tmp_path):
     (folder,) = tmp_path.iterdir()
     steps = sorted(int(path.name) for path in folder.iterdir())
     np.testing.assert_array_equal(steps, [4, 8, 10])
+
+
+def test_the_states_of_another_training_are_refused_with_what_differs(
+    learner, dataset, tmp_path, same
+):
+    whole = train(learner, dataset, Checkpoints(tmp_path))
+    before = sorted(tmp_path.rglob("*"))
+    others = {
+        "learner.optimisation.learning_rate: 0.01 now, 0.0003 there": {
+            "learner": SkillLearner(learner.policy, learner.adapter, Optimisation(0.01, steps=10))
+        },
+        "learner.policy.statistics.std: other values": {
+            "learner": SkillLearner(
+                learner.policy.replace(
+                    statistics=learner.policy.statistics.replace(
+                        std=learner.policy.statistics.std * 2
+                    )
+                ),
+                learner.adapter,
+                learner.optimisation,
+            )
+        },
+        "data: other observations": {"data": shifted(dataset)},
+        "key: another": {"key": jax.random.key(4)},
+        "batch_size: 6 now, 5 there": {"batch_size": 6},
+        "initial state: 34 leaves now, none there": {"state": whole},
+    }
+    for line, other in others.items():
+        options = {"learner": learner, "data": dataset, "checkpoints": Checkpoints(tmp_path)}
+        with pytest.raises(OtherTraining) as error:
+            train(**{**options, **other})
+        words, _, lines = str(error.value).partition("What differs:\n")
+        assert line in [found.strip() for found in lines.split("\n")]
+        assert len(lines.split("\n")) == (2 if "state" in other else 1)
+        assert "'skill'" in words and str(next(tmp_path.iterdir())) in words
+        assert "use another label or another folder, or remove that folder" in words
+    assert sorted(tmp_path.rglob("*")) == before
+    assert same(train(learner, dataset, Checkpoints(tmp_path)), whole)
+
+
+def shifted(dataset):
+    arrays = {**dataset.arrays(), "observations": dataset.observations + np.float32(1)}
+    return TransitionDataset(**arrays)
+
+
+def test_what_does_not_change_the_result_may_differ(learner, dataset, tmp_path, same):
+    """Nor columns that the learner does not read."""
+    options = {"chunk": 2, "every": 2, "inspect": lambda *_: None}
+    train(learner, dataset, Checkpoints(tmp_path, every=2), steps=4, **options)
+    with JsonLines(tmp_path / "metrics.jsonl") as writer:
+        checkpoints = Checkpoints(tmp_path, every=3, keep=5)
+        other = TransitionDataset(**{**dataset.arrays(), "rewards": 1 + dataset.rewards})
+        found = train(learner, other, checkpoints, chunk=5, every=4, writer=writer)
+    assert same(found, train(learner, dataset))
+
+
+def test_further_steps_may_begin_with_the_state_that_was_saved(learner, dataset, tmp_path, same):
+    half = train(learner, dataset, Checkpoints(tmp_path), steps=4)
+    found = train(learner, dataset, Checkpoints(tmp_path), state=half, start=4)
+    assert same(found, train(learner, dataset))
+    # It is still the training that began at 0.
+    assert same(train(learner, dataset, Checkpoints(tmp_path)), found)
+    for given in ({"state": half, "start": 4}, {"state": found, "start": 4}):
+        with pytest.raises(OtherTraining, match="initial state: 34 leaves now, none there"):
+            train(learner, dataset, Checkpoints(tmp_path), **given)
+
+
+def test_a_given_state_is_part_of_what_made_the_result(learner, dataset, tmp_path, same):
+    start = train(learner, dataset, steps=4)
+    first = train(learner, dataset, Checkpoints(tmp_path), state=start, start=4)
+    assert same(train(learner, dataset, Checkpoints(tmp_path), state=start, start=4), first)
+    for given in ({}, {"state": first, "start": 4}, {"state": start, "start": 5}):
+        with pytest.raises(OtherTraining, match=r"initial state|start: 5 now, 4 there"):
+            train(learner, dataset, Checkpoints(tmp_path), **given)
+
+
+def test_a_skill_never_carries_a_base_that_did_not_make_it(gaussian, dataset, tmp_path):
+    def skill(base, label):
+        options = {"steps": 4, "key": KEY, "rank": 2, "batch_size": 5}
+        return learn_skill(base, dataset, **options, label=label, checkpoints=checkpoints)
+
+    checkpoints = Checkpoints(tmp_path)
+    other = gaussian.replace(params=jax.tree.map(lambda leaf: leaf + 1, gaussian.params))
+    assert skill(gaussian, "a").base == fingerprint(gaussian)
+    with pytest.raises(OtherTraining, match=r"learner\.policy\.params: other values"):
+        skill(other, "a")
+    assert skill(other, "b").base == fingerprint(other)
+
+
+def test_each_of_those_side_by_side_is_compared(learner, dataset, tmp_path, same):
+    def one(seed):
+        return train(learner, dataset, checkpoints, key=jax.random.key(seed), label=f"seed {seed}")
+
+    def other(seed):
+        key = jax.random.key(seed + (seed == 1))
+        return train(learner, dataset, checkpoints, key=key, label=f"seed {seed}")
+
+    checkpoints = Checkpoints(tmp_path)
+    found = side_by_side(one, [0, 1])
+    assert all(map(same, found, side_by_side(one, [0, 1])))
+    with pytest.raises(OtherTraining, match=r"differs:\n  seed 1, key: another$"):
+        side_by_side(other, [0, 1])
+    # One that has both names is not both.
+    with pytest.raises(OtherTraining, match="fits side by side: 1 now, 2 there"):
+        shape = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+        train(learner, dataset, checkpoints, state=shape, start=10, label="seed 0 + seed 1")
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text("{}")])
+def test_states_that_do_not_say_what_made_them_are_refused(learner, dataset, tmp_path, harm):
+    """As those of earlier versions do not."""
+    train(learner, dataset, Checkpoints(tmp_path))
+    (folder,) = tmp_path.iterdir()
+    harm(folder / "10" / "_CHECKPOINT_METADATA")
+    with pytest.raises(OtherTraining, match=r"does not say what made its states.*remove that"):
+        train(learner, dataset, Checkpoints(tmp_path))
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Checkpoints("~/states").folder == tmp_path / "states"
