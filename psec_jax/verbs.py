@@ -5,6 +5,7 @@ Every verb passes further keywords on to ``fit`` (``label``, ``writer``, ``check
 """
 
 import dataclasses
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ from psec_jax.learners.guided import Weigh
 from psec_jax.learners.objectives import Objective
 from psec_jax.networks import ConstantWeights, ContextNetwork, Critic
 from psec_jax.policies import Policy, Statistics
+from psec_jax.settings import plain_settings
 from psec_jax.skills.bank import Adapter, Skill
 from psec_jax.skills.library import SkillLibrary
 from psec_jax.training import fit
@@ -118,7 +120,7 @@ def learn_skills(
     )
     learnt, critics = learner.result(_fit(learner, data, steps, batch_size, key, fit_options))
     for name, skill in learnt.items():
-        facts = {"steps": steps, "batch_size": batch_size, "weights": str(skills[name])}
+        facts = {"steps": steps, "batch_size": batch_size, "weights": _named(skills[name])}
         learnt[name] = dataclasses.replace(skill, provenance={**skill.provenance, **facts})
     return learnt, critics
 
@@ -221,9 +223,14 @@ def compose_policies(
     return _learn_weights(learner, data, steps, batch_size, fit_key, critics, weigh, fit_options)
 
 
+def _named(weigh: Weigh | None) -> str:
+    """In words that do not depend on where in memory it lies."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(weigh))
+
+
 def _context(size: int, context: bool | nn.Module) -> nn.Module:
     if isinstance(context, nn.Module):
-        return context
+        return plain_settings(context)
     return ContextNetwork(size) if context else ConstantWeights(size)
 
 

@@ -10,6 +10,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float
 
+from psec_jax.settings import python_number
+
 SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "cosine": optax.cosine_decay_schedule,
     "constant": lambda learning_rate, steps: optax.constant_schedule(learning_rate),
@@ -33,6 +35,8 @@ class Optimisation:
     schedule: Literal["cosine", "constant"] = "cosine"
 
     def __post_init__(self):
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, python_number(value))
         if self.schedule not in SCHEDULES:
             raise ValueError(
                 f"schedule {self.schedule!r} is unknown; expected one of {list(SCHEDULES)}"
