@@ -32,6 +32,8 @@ class Adapter:
     targets: str = r"(?!time/).*"
 
     def __post_init__(self):
+        for name in ("kind", "targets"):
+            object.__setattr__(self, name, python_number(getattr(self, name)))
         if self.kind not in ("low_rank", "full"):
             raise ValueError(f"adapter kind {self.kind!r} is unknown; use 'low_rank' or 'full'")
         object.__setattr__(self, "rank", integer_of("adapter rank", self.rank))

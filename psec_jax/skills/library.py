@@ -34,8 +34,8 @@ class SkillLibrary:
     rename, so processes may add to one library at the same time.
     """
 
-    def __init__(self, path: Path, base: Policy):
-        self.path = path
+    def __init__(self, path: str | Path, base: Policy):
+        self.path = storage.expanded(path)
         self.base = base
 
     @classmethod

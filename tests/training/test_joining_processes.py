@@ -15,7 +15,7 @@ import pytest
 from flax import struct
 
 from psec_jax import TransitionDataset, join_processes
-from psec_jax.errors import NotJoined
+from psec_jax.errors import NotJoined, OtherTraining
 from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit, processes, side_by_side
 
 SHAPES = {(1, 16): (1, 1, 4), (2, 16): (1, 2, 2), (1, 15): (2, 1, 1)}
@@ -63,6 +63,9 @@ def learn(folder: Path) -> None:
             learn(**kept, batch_size=16, every=5, inspect=stop)
         checkpoints.stopping = False
         one = learn(**kept, batch_size=16)
+        # In one of the processes only, but all of them refuse.
+        with pytest.raises(OtherTraining, match=r"(key:|what) another"):
+            learn(**{**kept, "key": jax.random.key(int(last))}, batch_size=16)
 
     def learn_one(seed):
         own = {"key": jax.random.key(seed), "label": f"seed {seed}"}
