@@ -1,6 +1,7 @@
 """Where a run's numbers, tables and figures go: its output folder, and W&B where asked."""
 
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,11 @@ from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures, results, videos
 from psec_jax.training import Checkpoints
 from psec_jax.training.metrics import JsonLines, Wandb, Writer, Writers
+
+WANDB_VARIABLES = ("MODE", "PROJECT", "ENTITY", "RUN_GROUP", "NAME", "TAGS", "DIR")
+# WANDB_MODE → the mode; the last two are W&B's older names.
+WANDB_MODES = {mode: mode for mode in ("online", "offline", "disabled", "shared")}
+WANDB_MODES |= {"dryrun": "offline", "run": "online"}
 
 
 class Recorder:
@@ -189,11 +195,38 @@ def _recording(out, config, logger, checkpoints) -> Iterator[Recorder]:
         lasting = {key: value for key, value in config.items() if key not in PASSING}
         identity = json.dumps(lasting, sort_keys=True)
         try:
-            run = Wandb(out, config, logger.mode, logger.project, logger.group, identity)
+            run = Wandb(out, config, identity=identity, **wandb_options(logger))
         except ImportError as error:
             print(f"{error}; this run is kept in local files only", flush=True)
     with run as wandb, closing(Recorder(out, wandb, **checkpoints)) as recorder:
         yield recorder
+
+
+def wandb_options(logger: Logger) -> dict[str, Any]:
+    """What ``Wandb`` is told: as ``logger`` says, else as W&B's own variables do.
+
+    Raises ``ConfigError`` for a WANDB_MODE that W&B does not know.
+    """
+    said = {name: os.environ.get(f"WANDB_{name}") or None for name in WANDB_VARIABLES}
+    mode = WANDB_MODES.get(said["MODE"] or "online")
+    if mode is None:
+        raise ConfigError(
+            f"WANDB_MODE {said['MODE']!r} is unknown; use one of {', '.join(WANDB_MODES)}"
+        )
+    tags = [tag.strip() for tag in (said["TAGS"] or "").split(",")]
+    options = {
+        "mode": logger.mode or mode,
+        "project": logger.project or said["PROJECT"] or "psec-jax",
+        "entity": logger.entity or said["ENTITY"],
+        "group": logger.group or said["RUN_GROUP"],
+        "name": logger.name or said["NAME"],
+        "tags": logger.tags if logger.tags is not None else [tag for tag in tags if tag] or None,
+    }
+    if said["DIR"] is not None:
+        options["files"] = Path(said["DIR"]).expanduser().absolute()
+        # W&B would take a temporary folder for one that is not there.
+        options["files"].mkdir(parents=True, exist_ok=True)
+    return options
 
 
 def _refuse_another(out: Path, config: Mapping[str, Any]) -> None:

@@ -63,9 +63,11 @@ class Wandb:
     """A Weights & Biases run: ``online``, ``offline`` (files only), or ``disabled``.
 
     A context manager: leaving it ends the run, as failed where an exception leaves it. The run's
-    id follows from the folder's path and ``identity``, so that one that goes on is the same. Where
-    ``online`` cannot be had, for want of an API key or of the network, a line says so and the run
-    is ``offline``. Names of metrics become what W&B can sort by: letters, digits, underscores.
+    id follows from the folder's path and ``identity``, so that one that goes on is the same. It is
+    called as ``folder`` is, unless ``name`` says otherwise, and W&B's own files lie there, unless
+    ``files`` names another folder. Where ``online`` cannot be had, for want of an API key or of
+    the network, a line says so and the run is ``offline``. Names of metrics become what W&B can
+    sort by: letters, digits, underscores.
 
     Raises ``ImportError`` naming the extra where the package is missing.
     """
@@ -78,6 +80,11 @@ class Wandb:
         project: str,
         group: str | None = None,
         identity: str = "",
+        *,
+        entity: str | None = None,
+        name: str | None = None,
+        tags: Sequence[str] | None = None,
+        files: Path | None = None,
     ):
         try:
             import wandb
@@ -91,9 +98,11 @@ class Wandb:
             wandb,
             mode,
             project=project,
+            entity=entity,
             group=group,
-            dir=str(folder),
-            name=folder.name,
+            dir=str(files or folder),
+            name=name or folder.name,
+            tags=tags and list(tags),
             id=hashlib.sha256(f"{folder.absolute()} {identity}".encode()).hexdigest()[:16],
             resume="allow",
             config=dict(config),

@@ -1,19 +1,23 @@
 """The W&B logger: against a stand-in for the package, against itself offline, and without it."""
 
+import dataclasses
 import re
 import struct
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 
-from experiments.config import Logger
+from experiments.config import ConfigError, Logger
 from experiments.recording import start_recording
 from psec_jax import Evaluation
 from psec_jax.evaluation import Trace
 from psec_jax.report import figures, results
 
+ROOT = Path(__file__).parents[2]
 OFFLINE = Logger(kind="wandb", mode="offline", project="p", group="g")
 TRACE = Trace(
     weights=np.array([[0.5, 2.0], [1.0, 0.0]]),
@@ -42,6 +46,22 @@ class Run:
 
 class Error(Exception):
     pass
+
+
+VARIABLES = {
+    "WANDB_MODE": "offline",
+    "WANDB_PROJECT": "their-project",
+    "WANDB_ENTITY": "their-team",
+    "WANDB_NAME": "their-name",
+    "WANDB_RUN_GROUP": "their-group",
+    "WANDB_TAGS": "one, two",
+}
+
+
+@pytest.fixture(autouse=True)
+def no_variables_of_the_user(monkeypatch):
+    for name in (*VARIABLES, "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -223,6 +243,47 @@ def test_a_run_that_fails_is_ended_as_failed(tmp_path, wandb):
     assert wandb.run.exit_codes == [1]
 
 
+def test_wandbs_own_variables_are_obeyed_where_the_configuration_is_silent(
+    tmp_path, wandb, monkeypatch
+):
+    names = ("mode", "project", "entity", "name", "group", "tags", "dir")
+
+    def begun(**said):
+        with start_recording(tmp_path / "run", {}, Logger("wandb", **said)):
+            return tuple(wandb.begun[-1][name] for name in names)
+
+    folder = str(tmp_path / "run")
+    assert begun() == ("online", "psec-jax", None, "run", None, None, folder)
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "there"))
+    their = ("their-project", "their-team", "their-name", "their-group", ["one", "two"])
+    assert begun() == ("offline", *their, str(tmp_path / "there"))
+    said = {"project": "p", "entity": "e", "name": "n", "group": "g", "tags": ["t"]}
+    assert begun(mode="disabled", **said) == (
+        *("disabled", "p", "e", "n", "g", ["t"]),
+        str(tmp_path / "there"),
+    )
+    assert begun(tags=[])[5] == []
+    for old, mode in {"dryrun": "offline", "run": "online", "": "online"}.items():
+        monkeypatch.setenv("WANDB_MODE", old)
+        assert begun()[0] == mode
+
+
+def test_a_mode_that_wandb_does_not_know_is_refused(tmp_path, wandb, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    recording = start_recording(tmp_path, {}, Logger("wandb"))
+    with pytest.raises(ConfigError, match="WANDB_MODE 'ofline' is unknown; use one of"), recording:
+        pass
+
+
+def test_a_preset_leaves_everything_to_wandbs_variables():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("continual", ["logger=wandb"]).logger
+    assert set(config) == {field.name for field in dataclasses.fields(Logger)}
+    assert [value for key, value in config.items() if key != "kind"] == [None] * 6
+
+
 def records(log) -> list:
     """The records of one of W&B's files: LevelDB's log format, a header of 7 bytes first."""
     from wandb.proto.wandb_internal_pb2 import Record
@@ -296,6 +357,20 @@ def test_offline_the_real_package_keeps_everything_in_the_output_folder(tmp_path
     assert len(list(files.glob("table/*.table.json"))) == 2
     (end,) = kind_of(found, "exit")
     assert end.exit_code == 0
+
+
+def test_the_real_package_obeys_its_variables(tmp_path, real, monkeypatch):
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "there"))
+    with start_recording(tmp_path / "run", {}, Logger("wandb", project="mine")) as recorder:
+        recorder.writer.write("walk", 1, {"loss": 0.5})
+    real.teardown()
+    (log,) = tmp_path.glob("there/wandb/offline-run-*/run-*.wandb")
+    (run,) = kind_of(records(log), "run")
+    assert (run.project, run.entity, run.display_name) == ("mine", "their-team", "their-name")
+    assert run.run_group == "their-group" and list(run.tags) == ["one", "two"]
+    assert not (tmp_path / "run" / "wandb").exists()
 
 
 def test_online_without_a_login_the_real_package_keeps_files(tmp_path, real, capsys):
