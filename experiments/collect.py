@@ -9,17 +9,16 @@ an earlier one was interrupted.
 """
 
 import dataclasses
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 
-from experiments.config import ConfigError, parse
-from experiments.launching import keep_compiled_programs
+from experiments.config import ConfigError, check_seed, parse
+from experiments.launching import command, in_sweep
+from experiments.status import Status, alone_in
 from psec_jax.data.demonstrations import roll_out
 from psec_jax.data.recipes import Part, Recipe
 from psec_jax.data.registry import shelf
@@ -100,7 +99,7 @@ class Collect:
 
 def run(config: Collect, out: Path, command: str) -> None:
     """Train, export and measure every policy, then describe and measure every dataset."""
-    folder = Path(config.shelf) if config.shelf else shelf()
+    folder = shelf_of(config)
     out.mkdir(parents=True, exist_ok=True)
     drivers = drivers_of(config)
     for weight in dict.fromkeys(plan.cost_weight for plan in trained(config)):
@@ -199,6 +198,7 @@ def check(config: Collect) -> None:
     if trained(config):
         if config.training is None:
             raise ConfigError("policies without a driver need training; see conf/behaviour")
+        check_seed("training.seed", config.training.seed)
         if config.training.every < 1 or min(plan.steps for plan in trained(config)) < 1:
             raise ConfigError("training.every and the steps of each policy must be at least 1")
         if config.training.algorithm not in ("ppo", "sac"):
@@ -225,24 +225,43 @@ def shorten(config: Collect) -> None:
             part.trajectories = max(1, round(config.share * part.trajectories))
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="collect")
-def main(config: DictConfig) -> None:
+def shelf_of(config: Collect) -> Path:
+    return Path(config.shelf).expanduser() if config.shelf else shelf()
+
+
+def made(config: Collect) -> bool:
+    """Whether every policy's and dataset's description is on the shelf."""
+    wanted = [*(key for key, plan in config.policies.items() if plan.driver is None)]
+    names = [f"{full_name(config)}-{key}" for key in (*wanted, *config.datasets)]
+    return all((shelf_of(config) / f"{name}.json").exists() for name in names)
+
+
+@command
+def main(config: DictConfig) -> float:
+    """The number of datasets, as there is nothing to be optimized."""
     try:
         parsed = parse(config, Collect)
         check(parsed)
         shorten(parsed)
     except ValueError as error:
-        sys.exit(f"error: {error}")
-    keep_compiled_programs()
+        raise ConfigError(str(error)) from None
     hydra_config = HydraConfig.get()
     words = [word for word in hydra_config.overrides.task if not word.startswith("shelf=")]
-    command = " ".join(["python -m experiments.collect", *words])
-    out = Path(hydra_config.runtime.output_dir) / full_name(parsed)
-    try:
-        run(parsed, out, command)
-    except ImportError as error:
-        sys.exit(f"error: {error}")
+    line = " ".join(["python -m experiments.collect", *words])
+    out = Path(hydra_config.runtime.output_dir)
+    if in_sweep():
+        with alone_in(out), Status.kept(out) as status:
+            if status.state == "finished" and made(parsed):
+                print(f"{full_name(parsed)}: {', '.join(parsed.datasets)} are made already")
+            else:
+                run(parsed, out / full_name(parsed), line)
+    else:
+        run(parsed, out / full_name(parsed), line)
+    return float(len(parsed.datasets))
 
 
 if __name__ == "__main__":
-    main()
+    # By its module's name, as a launcher's processes import it.
+    from experiments import collect
+
+    collect.main()

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -169,15 +169,20 @@ class EvaluationPlan:
 
 @dataclass
 class Logger:
+    """What is null is as W&B's own variable says, such as WANDB_PROJECT; ``wandb_options``."""
+
     kind: str = MISSING
-    mode: str = "online"
-    project: str = "psec-jax"
+    mode: str | None = None
+    project: str | None = None
+    entity: str | None = None
     group: str | None = None
+    name: str | None = None
+    tags: list[str] | None = None
 
     def __post_init__(self):
         if self.kind not in ("local", "wandb", MISSING):
             raise ConfigError(f"logger.kind {self.kind!r} is unknown; use local or wandb")
-        if self.mode not in ("online", "offline", "disabled"):
+        if self.mode not in (None, "online", "offline", "disabled"):
             raise ConfigError(
                 f"logger.mode {self.mode!r} is unknown; use online, offline or disabled"
             )
@@ -217,6 +222,16 @@ class Chain:
 
 
 @dataclass
+class Optimize:
+    """Which measurement a job returns to a sweeper, as its mean over seeds. Null is the last
+    method, the setting's own metric, the mean over all columns."""
+
+    method: str | None = None
+    metric: str | None = None
+    task: str | None = None
+
+
+@dataclass
 class Setting:
     """What every setting's configuration says."""
 
@@ -242,6 +257,9 @@ class Setting:
     # Go on with what the output folder holds; else it must hold no run.
     resume: bool = True
     checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
+    optimize: Optimize = field(default_factory=Optimize)
+    # What is measured of each method; the first is the setting's own.
+    metrics: ClassVar[tuple[str, ...]] = ()
 
     def statistics(self, data: TransitionDataset, floor: float = 1e-2) -> Statistics:
         """What a policy that is trained on ``data`` normalizes observations with."""
@@ -259,19 +277,34 @@ class Setting:
         """How many seeds are trained and evaluated at once."""
         return len(self.seeds) if self.side_by_side else 1
 
-    def check(self, known: Iterable[str]) -> None:
-        """Refuse unknown methods, seeds that stand twice, and nothing to do."""
+    def check(self, known: Iterable[str], columns: Iterable[str]) -> None:
+        """Refuse unknown methods, bad seeds, nothing to do, and a measurement that is not made."""
         if unknown := sorted(set(self.methods) - set(known)):
             raise ConfigError(f"methods {unknown} are unknown; expected some of {list(known)}")
         if not self.methods or not self.seeds:
             raise ConfigError("methods and seeds each need at least one entry")
         check_choice("observations", self.observations, ("normalized", "raw"))
+        for seed in self.seeds:
+            check_seed("seeds", seed)
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds {self.seeds} name a seed twice")
         if self.evaluation.episodes < 1:
             raise ConfigError(
                 f"evaluation.episodes must be at least 1: {self.evaluation.episodes}"
             )
+        made = {"method": self.methods, "metric": self.metrics, "task": list(columns)}
+        for name, choices in made.items():
+            chosen = getattr(self.optimize, name)
+            if chosen is not None and chosen not in choices:
+                raise ConfigError(
+                    f"optimize.{name} {chosen!r} is not measured here; use one of {list(choices)}"
+                )
+
+
+def check_seed(key: str, seed: int) -> None:
+    """Beyond 32 bits JAX takes two seeds for one, and NumPy knows no negative ones."""
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"{key} must be from 0 to 2**32 - 1 = 4294967295, not {seed}")
 
 
 @dataclass
@@ -292,6 +325,8 @@ class ContinualEvaluation(EvaluationPlan):
 
 @dataclass
 class Continual(Setting):
+    metrics: ClassVar[tuple[str, ...]] = ("return",)
+
     chain: Chain = field(default_factory=Chain)
     composer: ContinualComposer = field(default_factory=ContinualComposer)
     data: ContinualData = field(default_factory=ContinualData)
@@ -324,6 +359,8 @@ class Target:
 
 @dataclass
 class DynamicsShift(Setting):
+    metrics: ClassVar[tuple[str, ...]] = ("score", "return")
+
     robot: Robot = field(default_factory=Robot)
     # Shifts that sources have, such as gravity or gravity+friction: π₀ comes from the first.
     shift: str = MISSING
@@ -338,6 +375,8 @@ class DynamicsShift(Setting):
 
 @dataclass
 class MultiObjective(Setting):
+    metrics: ClassVar[tuple[str, ...]] = ("return", "cost")
+
     task: str = MISSING
     dataset: str = MISSING
     cost_limit: float = MISSING

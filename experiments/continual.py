@@ -12,16 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import jax
 from omegaconf import DictConfig
 
 import psec_jax as psec
-from experiments.config import Chain, ConfigError, Continual
-from experiments.launching import launch
+from experiments.config import ConfigError, Continual
+from experiments.launching import command, launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
-from experiments.stages import each_seed, keep, library_of
+from experiments.stages import check_alike, check_joined, each_seed, keep, library_of, load
 from psec_jax.evaluation import trace_weights
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
@@ -62,12 +61,51 @@ METHODS = {
 }
 
 
+@dataclass(frozen=True)
+class Data:
+    """What all seeds are trained on: many demonstrations of the source, a few of each task, and
+    the base policies that are given."""
+
+    source: psec.TransitionDataset
+    tasks: dict[str, psec.TransitionDataset]
+    bases: dict[int, psec.Policy]
+
+    @classmethod
+    def opened(cls, config: Continual, simulators: Simulators) -> "Data":
+        """With the simulators; raises ``ConfigError`` where something is missing or unfit."""
+        tasks, columns, sizes = config.chain.tasks, config.chain.columns, config.data
+        environments = dict.fromkeys(tasks[column.target].environment for column in columns)
+        vectors = [simulators.of(environment) for environment in environments]
+        source = load(tasks[config.chain.source].dataset, sizes.source_trajectories)
+        learnt = dict.fromkeys(t for c in columns for t in (*c.skills, c.target))
+        few = {t: load(tasks[t].dataset, sizes.target_trajectories) for t in learnt}
+        bases = given_bases(config)
+        parts = {"the source": source, **few}
+        for vector in vectors:
+            check_alike({**parts, **{f"base {s}": base for s, base in bases.items()}}, vector)
+        if config.composer.source_trajectories:
+            check_joined(list(parts.values()))
+        return cls(source, few, bases)
+
+
+def given_bases(config: Continual) -> dict[int, psec.Policy]:
+    """Seed → the base policy of another run's library, where ``base`` names such."""
+    if config.base is None:
+        return {}
+    try:
+        paths = {seed: Path(config.base.format(seed=seed)).expanduser() for seed in config.seeds}
+        return {seed: psec.SkillLibrary.open(path).base for seed, path in paths.items()}
+    except (OSError, ValueError, LookupError) as error:
+        raise ConfigError(f"base {config.base!r}: {error}") from None
+
+
 def run(config: Continual, out: Path, recorder: Recorder) -> None:
     """All seeds of one configuration, then the table and the figures."""
     with Simulators(config.at_once * min(50, config.evaluation.episodes)) as simulators:
+        data = Data.opened(config, simulators)
         each_seed(
             config,
-            lambda seed: run_seed(config, seed, out / f"seed_{seed}", simulators, recorder),
+            lambda seed: run_seed(config, seed, data, out / f"seed_{seed}", simulators, recorder),
             lambda seed: finished(config, seed, recorder),
         )
     report(config, out, recorder)
@@ -83,18 +121,19 @@ def finished(config: Continual, seed: int, recorder: Recorder) -> bool:
 
 
 def run_seed(
-    config: Continual, seed: int, out: Path, simulators: Simulators, recorder: Recorder
+    config: Continual,
+    seed: int,
+    opened: Data,
+    out: Path,
+    simulators: Simulators,
+    recorder: Recorder,
 ) -> None:
     chain, methods = config.chain, {name: METHODS[name] for name in config.methods}
     stage = partial(named_key, jax.random.key(seed))
     record = partial(recorder.evaluation, setting="continual", seed=seed)
 
-    # Data: many source demonstrations, a few of each target.
+    source, data = opened.source, opened.tasks
     targets = tuple(dict.fromkeys(column.target for column in chain.columns))
-    learnt = tuple(dict.fromkeys(t for c in chain.columns for t in (*c.skills, c.target)))
-    source = _demonstrations(chain, chain.source, config.data.source_trajectories)
-    few = config.data.target_trajectories
-    data = {task: _demonstrations(chain, task, few) for task in learnt}
 
     def evaluate(agent: Any, task: str) -> psec.Evaluation:
         return psec.evaluate(
@@ -136,14 +175,14 @@ def run_seed(
             **fitting("pretrain"),
         )
     else:
-        base = psec.SkillLibrary.open(config.base.format(seed=seed)).base
+        base = opened.bases[seed]
     library = library_of(base, out / "library")
     base = library.base
 
     # Expansion: one skill a task, low-rank or dense, and policies from scratch to compare with.
     scratch = {}
     for parts in dict.fromkeys(method.parts for method in methods.values() if method.parts):
-        for task in learnt:
+        for task in data:
             if parts == "policies":
                 scratch[task] = psec.pretrain(
                     data[task],
@@ -245,12 +284,17 @@ def slug(column: str) -> str:
 def check(config: Continual) -> None:
     """Refuse what the schema alone cannot: unknown methods, tasks, and impossible pairs."""
     chain = config.chain
-    config.check(METHODS)
+    config.check(METHODS, [column.name for column in chain.columns])
     if not chain.columns:
         raise ConfigError("chain.columns needs at least one entry")
     named = {chain.source} | {t for c in chain.columns for t in (c.target, *c.skills)}
     if unknown := sorted(named - set(chain.tasks)):
         raise ConfigError(f"tasks {unknown} are not in chain.tasks, which has {list(chain.tasks)}")
+    if config.composer.source_trajectories > config.data.source_trajectories:
+        raise ConfigError(
+            f"composer.source_trajectories {config.composer.source_trajectories} are more than "
+            f"data.source_trajectories, {config.data.source_trajectories}"
+        )
     if config.evaluation.best and not config.evaluation.curve_every:
         raise ConfigError("evaluation.best needs evaluation.curve_every, which finds the best")
     levels = {METHODS[name].level for name in config.methods}
@@ -261,14 +305,13 @@ def check(config: Continual) -> None:
         )
 
 
-def _demonstrations(chain: Chain, task: str, trajectories: int) -> psec.TransitionDataset:
-    return psec.load_dataset(chain.tasks[task].dataset, trajectories)
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="continual")
-def main(config: DictConfig) -> None:
-    launch(config, Continual, check, run)
+@command
+def main(config: DictConfig) -> float:
+    return launch(config, Continual, check, run)
 
 
 if __name__ == "__main__":
-    main()
+    # By its module's name, as a launcher's processes import it.
+    from experiments import continual
+
+    continual.main()

@@ -10,44 +10,70 @@ sources, π₀ comes from the first, and each other brings a skill of its own to
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
+from gymnasium.vector import VectorEnv
 from omegaconf import DictConfig
 
 import psec_jax as psec
 from experiments.config import ConfigError, DynamicsShift, Stage, check_choice
-from experiments.launching import launch
+from experiments.launching import command, launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
-from experiments.stages import Stages, each_seed, keep, library_of
+from experiments.stages import (
+    Stages,
+    check_alike,
+    check_joined,
+    each_seed,
+    keep,
+    library_of,
+    load,
+)
 from psec_jax.backbones import Backbone
 from psec_jax.evaluation import scores
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
 
 
+@dataclass(frozen=True)
+class Data:
+    """What all seeds are trained on: plenty of data of the robot with each shift, and those of the
+    robot as it is, of which each seed has a share."""
+
+    sources: dict[str, psec.TransitionDataset]
+    target: psec.TransitionDataset
+
+    @classmethod
+    def opened(cls, config: DynamicsShift) -> "Data":
+        """Raises ``ConfigError`` where a dataset cannot be had."""
+        count = config.data.source_trajectories
+        sources = {shift: load(config.robot.shifts[shift], count) for shift in config.shifts}
+        target = load(config.target.dataset, config.target.trajectories)
+        if not config.critics.timeouts_terminal:
+            return cls(sources, target)
+        ended = {shift: data.truncations_as_terminations() for shift, data in sources.items()}
+        return cls(ended, target.truncations_as_terminations())
+
+
+@dataclass(frozen=True)
 class Seed(Stages):
-    """One seed of one configuration: its data, and what several methods build on, made once."""
+    """One seed of one configuration, and what several methods build on, made once."""
 
     config: DynamicsShift
+    data: Data
+
+    @property
+    def sources(self) -> dict[str, psec.TransitionDataset]:
+        return self.data.sources
 
     @functools.cached_property
     def target(self) -> psec.TransitionDataset:
-        """The little data of the robot as it is."""
-        return target_data(self.config, self.seed)
-
-    @functools.cached_property
-    def sources(self) -> dict[str, psec.TransitionDataset]:
-        """Plenty of data of the robot with each shift."""
-        return {
-            shift: psec.load_dataset(
-                self.config.robot.shifts[shift], self.config.data.source_trajectories
-            )
-            for shift in self.config.shifts
-        }
+        """A random share of the target's data, another for each seed."""
+        target = self.config.target
+        return self.data.target.fraction(target.fraction, self.seed, target.by)
 
     @functools.cached_property
     def library(self) -> psec.SkillLibrary:
@@ -207,17 +233,23 @@ def run(config: DynamicsShift, out: Path, recorder: Recorder) -> None:
         return recorder.has("demonstrations", column, seed, "demonstrations")
 
     with Simulators(config.at_once * min(50, config.evaluation.episodes)) as simulators:
+        # Before anything is trained: a simulator may be missing, or data unfit.
+        vector = simulators.of(config.robot.environment)
+        data = Data.opened(config)
+        check_alike({**data.sources, "the target": data.target}, vector)
+        if "joint" in config.methods:
+            check_joined([*data.sources.values(), data.target])
         each_seed(
             config,
             lambda seed: run_seed(
-                Seed(config, seed, out / f"seed_{seed}", recorder), column, simulators
+                Seed(config, seed, out / f"seed_{seed}", recorder, data), column, vector
             ),
             finished,
         )
     report(config, out, recorder)
 
 
-def run_seed(this: Seed, column: str, simulators: Simulators) -> None:
+def run_seed(this: Seed, column: str, vector: VectorEnv) -> None:
     config = this.config
     record = partial(
         this.recorder.evaluation, setting="dynamics_shift", task=column, seed=this.seed
@@ -227,7 +259,7 @@ def run_seed(this: Seed, column: str, simulators: Simulators) -> None:
             continue
         evaluation = psec.evaluate(
             METHODS[method][1](this),
-            simulators.of(config.robot.environment),
+            vector,
             episodes=config.evaluation.episodes,
             key=this.key("evaluate"),
         )
@@ -237,8 +269,13 @@ def run_seed(this: Seed, column: str, simulators: Simulators) -> None:
             scores.d4rl_score(config.robot.reference, evaluation.returns), evaluation.lengths
         )
         record(method=method, step=steps, evaluation=score, metric="score")
+    # Single transitions have no return of their own.
+    whole = config.target.by == "transition"
     this.recorder.demonstrations(
-        this.target, setting="dynamics_shift", task=column, seed=this.seed
+        this.data.target if whole else this.target,
+        setting="dynamics_shift",
+        task=column,
+        seed=this.seed,
     )
 
 
@@ -275,16 +312,9 @@ def column_name(config: DynamicsShift) -> str:
     return f"{config.robot.name} {kind}, {config.shift}"
 
 
-def target_data(config: DynamicsShift, seed: int) -> psec.TransitionDataset:
-    """A random share of the target's trajectories, another for each seed."""
-    data = psec.load_dataset(config.target.dataset, config.target.trajectories)
-    data = data.fraction(config.target.fraction, seed, config.target.by)
-    return data.truncations_as_terminations() if config.critics.timeouts_terminal else data
-
-
 def check(config: DynamicsShift) -> None:
     """Refuse what the schema alone cannot: unknown methods and shifts, impossible shares."""
-    config.check(METHODS)
+    config.check(METHODS, [column_name(config)])
     if unknown := [shift for shift in config.shifts if shift not in config.robot.shifts]:
         raise ConfigError(
             f"shift {config.shift!r} names {unknown}, which {config.robot.name} has no data of; "
@@ -308,10 +338,13 @@ def check(config: DynamicsShift) -> None:
             raise ConfigError(f"methods cql and td3bc: {error}") from None
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="dynamics_shift")
-def main(config: DictConfig) -> None:
-    launch(config, DynamicsShift, check, run)
+@command
+def main(config: DictConfig) -> float:
+    return launch(config, DynamicsShift, check, run)
 
 
 if __name__ == "__main__":
-    main()
+    # By its module's name, as a launcher's processes import it.
+    from experiments import dynamics_shift
+
+    dynamics_shift.main()

@@ -16,16 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 from gymnasium.vector import VectorEnv
 from omegaconf import DictConfig
 
 import psec_jax as psec
 from experiments.config import ConfigError, MultiObjective
-from experiments.launching import launch
+from experiments.launching import command, launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
-from experiments.stages import Stages, each_seed, keep, library_of
+from experiments.stages import Stages, check_alike, each_seed, keep, library_of
 from psec_jax.data.registry import local_datasets
 from psec_jax.data.selection import Selection, safe_and_rewarding
 from psec_jax.envs import known_ids
@@ -69,12 +68,6 @@ class Data:
         if mixes and own:
             with _naming(own):
                 mixing = psec.load_dataset(own)
-                sizes = [(d.observation_size, d.action_size) for d in (data, mixing)]
-                if sizes[0] != sizes[1]:
-                    raise ValueError(
-                        f"its (observation, action) sizes are {sizes[1]}, but those of "
-                        f"{dataset_name(config)} are {sizes[0]}; use data of the same task"
-                    )
         return cls(data, safe, best, mixing)
 
 
@@ -208,9 +201,11 @@ def run(config: MultiObjective, out: Path, recorder: Recorder) -> None:
     """Every method with every seed, then the table and the figures."""
     task, episodes = config.task, config.at_once * config.evaluation.episodes
     with Simulators(psec.envs.copies_at_once(task, episodes)) as simulators:
-        # Before anything is learnt: a simulator may be missing, or data unfit.
+        # Before anything is trained: a simulator may be missing, or data unfit.
         vector = simulators.of(task)
         data = Data.chosen(config)
+        parts = {dataset_name(config): data.all, "the context network's data": data.mixing}
+        check_alike({name: part for name, part in parts.items() if part is not None}, vector)
         if data.best is not None:
             print(f"context network: {data.best}", flush=True)
             facts = {"safe": data.best.safe, "chosen": data.best.chosen}
@@ -297,7 +292,7 @@ def dataset_name(config: MultiObjective) -> str:
 
 def check(config: MultiObjective) -> None:
     """Refuse what the schema alone cannot: unknown tasks, data and methods, bad limits."""
-    config.check(methods(config))
+    config.check(methods(config), [config.task])
     tasks = [known for known in known_ids() if known.startswith(("bullet/", "metadrive/"))]
     if config.task not in tasks:
         raise ConfigError(f"task {config.task!r} is unknown; expected one of {', '.join(tasks)}")
@@ -323,10 +318,13 @@ def check(config: MultiObjective) -> None:
         raise ConfigError("nsec mixes noise predictions, which only backbone=diffusion makes")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="multi_objective")
-def main(config: DictConfig) -> None:
-    launch(config, MultiObjective, check, run)
+@command
+def main(config: DictConfig) -> float:
+    return launch(config, MultiObjective, check, run)
 
 
 if __name__ == "__main__":
-    main()
+    # By its module's name, as a launcher's processes import it.
+    from experiments import multi_objective
+
+    multi_objective.main()

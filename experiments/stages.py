@@ -1,15 +1,17 @@
 """What the stages of one seed of a run have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+from gymnasium.vector import VectorEnv
 
-from experiments.config import Setting
+from experiments.config import ConfigError, Setting
 from experiments.recording import Recorder
-from psec_jax import Policy, Skill, SkillLibrary
+from psec_jax import Policy, Skill, SkillLibrary, TransitionDataset, concatenate, load_dataset
+from psec_jax.errors import BrokenFile
 from psec_jax.training.seeds import named_key, side_by_side
 
 
@@ -26,6 +28,37 @@ def each_seed(
     else:
         for seed in left:
             run(seed)
+
+
+def load(name: str, trajectories: int | None = None) -> TransitionDataset:
+    """The dataset ``name``; raises ``ConfigError`` or ``BrokenFile`` where it cannot be had."""
+    try:
+        return load_dataset(name, trajectories)
+    except BrokenFile:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"dataset {name}: {error}") from None
+
+
+def check_alike(parts: Mapping[str, Any], vector: VectorEnv) -> None:
+    """Raises ``ConfigError`` unless the datasets and policies ``parts`` are of the robot in
+    ``vector``."""
+    spaces = vector.single_observation_space, vector.single_action_space
+    sizes = {"the environment": tuple(space.shape[-1] for space in spaces)}
+    sizes |= {name: (part.observation_size, part.action_size) for name, part in parts.items()}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{size} of {name}" for name, size in sizes.items())
+        raise ConfigError(
+            f"(observation, action) sizes differ: {found}; use data of the same robot"
+        )
+
+
+def check_joined(datasets: Sequence[TransitionDataset]) -> None:
+    """Raises ``ConfigError`` where ``datasets`` cannot become one."""
+    try:
+        concatenate([data.take(1) for data in datasets])
+    except ValueError as error:
+        raise ConfigError(f"data that are trained on together: {error}") from None
 
 
 def library_of(base: Policy, path: Path) -> SkillLibrary:

@@ -8,21 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 from experiments.config import ConfigError
 from psec_jax import storage
-from psec_jax.errors import BrokenFile
+from psec_jax.errors import BrokenFile, NotSaved
 from psec_jax.training import Interrupted
 
-_NAME = "status.json"
 _LOCK = ".lock"
+
+
+class Busy(ConfigError):
+    """Another process works in the folder."""
 
 
 @dataclass
 class Status:
     """``state`` is running, finished, interrupted or failed, as what was last known; ``host`` and
     ``process`` had the run."""
+
+    FILE: ClassVar[str] = "status.json"
 
     state: str
     host: str
@@ -39,13 +44,13 @@ class Status:
         """
         # Before the file is read: a run writes how it ended, and only then lets go.
         held = _held(out)
-        if not (out / _NAME).exists():
+        if not (out / cls.FILE).exists():
             return None
-        facts = storage.read_json(out / _NAME)
+        facts = storage.read_json(out / cls.FILE)
         try:
             status = cls(**facts)
         except TypeError as error:
-            raise BrokenFile(f"{out / _NAME} holds no status: {error}") from None
+            raise BrokenFile(f"{out / cls.FILE} holds no status: {error}") from None
         if status.state == "running" and not held:
             status.state = "interrupted"
         return status
@@ -66,14 +71,30 @@ class Status:
         except BaseException as error:
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
             status.state = "interrupted" if stopped else "failed"
-            status.error = "" if stopped else f"{type(error).__name__}: {error}"
+            status.error = "" if stopped else _line(error)
             status._write(out)
             raise
         status.state = "finished"
         status._write(out)
 
+    @classmethod
+    def record_failure(cls, out: Path, error: BaseException) -> None:
+        """That the run in ``out`` failed, also where it was refused before it began; that of a
+        process which is at work there stays."""
+        if not isinstance(error, Busy):
+            out.mkdir(parents=True, exist_ok=True)
+            cls("failed", socket.gethostname(), os.getpid(), _line(error))._write(out)
+
     def _write(self, out: Path) -> None:
-        with storage.new_file(out / _NAME) as temporary:
+        try:
+            self._write_new(out)
+        except NotSaved:
+            # On a full disk the old one's room is enough.
+            (out / self.FILE).unlink(missing_ok=True)
+            self._write_new(out)
+
+    def _write_new(self, out: Path) -> None:
+        with storage.new_file(out / self.FILE) as temporary:
             storage.write_json(temporary, asdict(self))
 
 
@@ -85,12 +106,16 @@ def alone_in(out: Path) -> Iterator[None]:
         while not _taken(file, fcntl.LOCK_EX):
             # Who merely looks whether it is held lets go at once.
             if time.monotonic() > deadline:
-                raise ConfigError(
+                raise Busy(
                     f"{out} is being written by another process; wait for it or end it, or choose "
                     "another folder"
                 )
             time.sleep(0.05)
         yield
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _held(out: Path) -> bool:

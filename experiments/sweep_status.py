@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from experiments.printing import unread_output
 from experiments.status import Status
 from experiments.sweeping import planned
 
@@ -21,7 +22,7 @@ def states(sweep: Path) -> dict[str, tuple[str, str]]:
     """Each job's folder → its state, and the error of a failed one."""
     found = {path.parent.name: Status.read(path.parent) for path in sweep.glob("*/status.json")}
     told = {
-        name: (WORDS.get(status.state, status.state), status.error)
+        name: (WORDS.get(status.state, status.state), " ".join(status.error.split()))
         for name, status in found.items()
         if status is not None
     }
@@ -43,4 +44,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with unread_output():
+        main()

@@ -1,4 +1,4 @@
-"""Sweeps: the folder of a job follows from its words, so that the same sweep goes on in it."""
+"""Sweeps: the folder of a job follows from its words, so that the same sweep resumes in it."""
 
 import hashlib
 import re
@@ -8,10 +8,10 @@ from importlib import import_module
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 # A sweep may say these differently the second time.
-PASSING = ("progress", "logger", "resume", "checkpoint")
+PASSING = ("progress", "logger", "resume", "checkpoint", "optimize")
 
 
 def job_folder(words: Sequence[str]) -> str:
@@ -26,7 +26,15 @@ def job_folder(words: Sequence[str]) -> str:
 
 def planned(sweep: Path) -> list[str]:
     """The names of all jobs' folders of the sweep that was last started in ``sweep``."""
-    said = OmegaConf.load(sweep / "multirun.yaml").hydra
+    return job_folders(OmegaConf.load(sweep / "multirun.yaml").hydra)
+
+
+def job_folders(said: DictConfig) -> list[str]:
+    """The names of all jobs' folders by Hydra's own configuration of a sweep; none where its
+    sweeper, such as Optuna's, makes jobs up, or where the user names their folders."""
+    named = OmegaConf.to_container(said.sweep)["subdir"]
+    if not said.sweeper._target_.endswith(".BasicSweeper") or "job_folder" not in str(named):
+        return []
     # A study's own words come before those of the command line.
     words = [f"{key}={value}" for key, value in (said.sweeper.params or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*words, *said.overrides.task])
@@ -41,6 +49,12 @@ def planned(sweep: Path) -> list[str]:
         key = override.get_key_element()
         jobs = [[*job, f"{key}={value}"] for job in jobs for value in values]
     return [job_folder(job) for job in jobs]
+
+
+def with_home(word: str) -> str:
+    """A word of the command line with ``~/`` at the begin of a value as the user's home, as a
+    shell has it elsewhere."""
+    return re.sub(r"(?<=[=,\[])(['\"]?)~(?=/)", lambda found: found[1] + str(Path.home()), word)
 
 
 def launcher(target: str, install: str) -> str:
