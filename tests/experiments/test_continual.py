@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -119,16 +120,25 @@ def test_another_runs_base_can_be_used_instead_of_pretraining(tmp_path, finished
     assert used.fingerprint == given.fingerprint
 
 
-def test_the_best_state_on_the_way_is_what_is_learnt(tmp_path):
-    words = ["chain=walker_walk", "methods=[scratch]", "scratch.learning_rate=0.1"]
+def test_the_best_state_on_the_way_is_what_is_learnt(tmp_path, monkeypatch, same):
+    """By returns that stand for a policy that gets worse again, whatever it is worth."""
+    given = {5: 1.0, 10: 3.0, 15: 2.0, 20: 0.0}
+    seen = []
+
+    def evaluate(policy, *_, **__):
+        seen.append(policy)
+        value = given[5 * len(seen)] if len(seen) <= 4 else 0.5
+        return psec.Evaluation(np.array([value]), np.array([1]))
+
+    monkeypatch.setattr("psec_jax.evaluate", evaluate)
     plan = ["evaluation.curve_every=5", "checkpoint.every=5", "evaluation.best=true"]
-    process = launch(tmp_path, *words, *plan)
-    assert process.returncode == 0, process.stderr
-    rows = results.read([tmp_path / "results.jsonl"])
-    curve = {row.step: row.value for row in rows if row.metric == "learning_return"}
-    (final,) = (row.value for row in rows if row.metric == "return")
-    assert sorted(curve) == [5, 10, 15, 20]
-    assert final == pytest.approx(max(curve.values())) and final > curve[20]
+    config = configure("chain=walker_walk", "methods=[scratch]", *plan)
+    with closing(Recorder(tmp_path, every=5)) as recorder:
+        run(config, tmp_path, recorder)
+        curve = {r.step: r.value for r in recorder.measurements() if r.metric == "learning_return"}
+    assert curve == given
+    *on_the_way, final = seen
+    assert [same(policy.params, final.params) for policy in on_the_way] == [0, 1, 0, 0]
 
 
 def test_the_gaussian_backbone_runs_where_noise_is_not_mixed(tmp_path):
@@ -158,6 +168,13 @@ def test_source_trajectories_join_the_context_networks_data(tmp_path):
         ("seeds=7", "seeds"),
         ("seeds=[]", "seeds"),
         ("seeds=[1,1]", "twice"),
+        ("seeds=[1,4294967297]", "seeds must be from 0 to .*4294967295, not 4294967297"),
+        ("seeds=[4294967296]", "seeds must be from 0 to .*, not 4294967296"),
+        ("seeds=[-1]", "seeds must be from 0 to .*, not -1"),
+        ("composer.source_trajectories=3", "more than data.source_trajectories, 2"),
+        ("optimize.method=nsec_skills", "optimize.method 'nsec_skills' is not measured here"),
+        ("optimize.metric=cost", r"optimize.metric 'cost' .* use one of \['return'\]"),
+        ("optimize.task='S→X'", "optimize.task 'S→X' is not measured here; use one of .*S→W"),
         ("adapter.rank=0", "rank"),
         ("adapter.rank=eight", "adapter.rank"),
         ("adapter.targets='('", "regular expression"),
