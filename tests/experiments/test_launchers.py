@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 
 from experiments import continual, dynamics_shift, multi_objective
 from experiments.config import Continual, DynamicsShift, MultiObjective, parse
-from experiments.sweep_status import states
 from experiments.sweeping import job_folder, planned
 from psec_jax.envs import known_ids
 
@@ -158,23 +157,3 @@ def test_slurm_queues_again_only_the_job_that_asks_for_it(array, slurm, composed
         environment = {**os.environ, "SLURM_JOB_ID": "7", "CODE": str(code), **task}
         assert subprocess.run(["bash", script], env=environment).returncode == code
     assert (slurm / "scontrol.log").read_text() == f"requeue {'7_1' if array else '7'}\n"
-
-
-@pytest.mark.parametrize("launcher", ["submitit", "ray_cluster"])
-def test_a_sweep_runs_to_its_end_and_started_again_runs_nothing(launcher, tmp_path):
-    pytest.importorskip(PACKAGES[launcher])
-    out = tmp_path / "sweep"
-    command = [sys.executable, "-m", "experiments.continual", "--multirun"]
-    command += [f"hydra/launcher={launcher}", f"hydra.sweep.dir={out}"]
-    command += ["+study=context", "seeds=[0],[1]", "methods=[scratch]", "scale=smoke"]
-    command += ["evaluation.episodes=1", "progress=false"]
-    written = []
-    for _ in range(2):
-        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert process.returncode == 0, process.stderr[-2000:]
-        assert [state for state, _ in states(out).values()] == ["done", "done"]
-        assert sorted(states(out)) == sorted(planned(out))
-        results = sorted(out.glob("*/results.jsonl"))
-        assert len(results) == 2
-        written.append([path.stat().st_mtime_ns for path in results])
-    assert written[0] == written[1]
