@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from psec_jax.command_line import printing
+from psec_jax.diffusion import NOISES
 from psec_jax.networks.activations import ACTIVATIONS
 from psec_jax.skills.library import SkillLibrary
 from psec_jax.skills.published import import_published
@@ -40,27 +41,56 @@ _COMMANDS = {
     "import": ("add a skill that was exported", ("file",)),
     "import-psec": (
         "make a new library of the pickled checkpoints that the paper's authors published: the "
-        "pretrained policy and the skills 'reward' and 'safety'; the file of a composition is not "
-        "read; nothing in the files is run",
+        "pretrained policy and its skills ('reward' and 'safety' in the safe setting, 'target' in "
+        "the branch dynamic); nothing in the files is run; for a whole agent, context network and "
+        "critics included, use psec_jax.skills.published.read_agent",
         (),
     ),
 }
 
 
 def _add_published(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base", type=Path, required=True, help="their pretrained file")
+    parser.add_argument(
+        "--base", type=Path, help="their pretrained file; not needed where another file holds it"
+    )
     parser.add_argument("--skills", type=Path, help="their file of LoRA skills on it")
+    parser.add_argument(
+        "--composition",
+        type=Path,
+        help="their file of a composition: its pretrained policy and the skills that it holds "
+        "(both of the safe setting; in the branch dynamic the first, as 'lora0'); its context "
+        "network is no part of a library: read_agent reads it",
+    )
     parser.add_argument(
         "--activation",
         choices=sorted(ACTIVATIONS),
         required=True,
-        help="of the library's network: they pretrained with mish and learnt skills with swish",
+        help="of the library's network: the branches main and gymnasium pretrained with mish and "
+        "trained skills and compositions with swish; dynamic pretrained with swish and trained them "
+        "with mish",
+    )
+    parser.add_argument(
+        "--noise",
+        choices=sorted(NOISES),
+        default="beta",
+        help="what the sampler adds: beta, as theirs does (default), or posterior",
     )
 
 
 def _run(chosen: argparse.Namespace) -> None:
     if chosen.command == "import-psec":
-        _list(import_published(chosen.path, chosen.base, chosen.activation, chosen.skills))
+        lines = []
+        library = import_published(
+            chosen.path,
+            chosen.base,
+            chosen.activation,
+            chosen.skills,
+            chosen.composition,
+            noise=chosen.noise,
+            report=lines.append,
+        )
+        _list(library)
+        print(*lines, sep="\n")
         return
     library = SkillLibrary.open(chosen.path)
     if chosen.command == "list":

@@ -1,91 +1,223 @@
-"""Libraries made of the checkpoints that the paper's authors published (arXiv 2502.05932).
+"""Libraries and agents made of the checkpoints that the paper's authors published
+(arXiv 2502.05932).
 
-Their files are pickled Flax state dicts of whole agents. Of the pretrained file the averaged
-policy ``target_score_model`` becomes π₀; of the skills file the averaged LoRA weights
-``q_target_lora_model`` and ``qc_target_lora_model`` become the skills ``reward`` and ``safety``,
-with the α that it records (``alpha_r``) as their scale. Parameters keep their values and change
-their names only: ``Denoiser`` computes what the published network computes. Reading is safe, see
-``psec_jax.skills.unpickling``.
+Their files are pickled Flax state dicts of whole agents; reading is safe, see
+``psec_jax.skills.unpickling``. Parameters keep their values and change their names only, and
+everything acts on observations as they are. Three kinds of files:
 
-Two things to know. In the safe setting they pretrained with mish and learnt the skills, on those
-weights, with swish, whereas a library has one activation: with ``mish`` π₀ acts as it was
-pretrained, with ``swish`` the skills act as they were learnt. And their sampler adds noise of
-variance β_t, ours (``diffusion.ddpm_sample``) of the posterior's. Critics are left out, and so is
-the file of a composition, whose context network mixes the skills: learn one with
-``psec_jax.compose``.
+- *Pretrained*: the averaged policy ``target_score_model`` is π₀.
+- *Skills*, which also hold the π₀ that they were trained on. In the safe setting (branches main
+  and gymnasium) the averaged LoRA weights ``q_target_lora_model`` and ``qc_target_lora_model``
+  are the skills ``reward`` and ``safety``; in the branch dynamic those of ``target_score_model``
+  are the skill ``target``. Their scale is the α that the file records (``alpha_r``). The critics
+  of either aim lie beside them.
+- *Compositions*, which hold π₀, the agent of a skills file (``lora0``) and the context network.
+  In the safe setting ``lora0`` has both skills and the critics, so that one file is all. In the
+  branch dynamic it has the first skill, named ``lora0`` here; the second is the ``target`` of
+  another skills file. What a composition file holds of other skills, and its critics in the safe
+  setting, are as they were initialised.
+
+What is theirs, and not the default here. Their sampler adds noise of variance β_t, and so does an
+imported base (``noise="posterior"`` for ours). The activation changes between the stages, whereas
+a library has one: main and gymnasium pretrained with mish, then learnt skills and compositions
+with swish on those weights; dynamic pretrained with swish, then learnt with mish. Of N candidates
+the safe setting takes the one with the least Q_h, compositions of dynamic the one with the largest
+Q, and its skills alone none but the first. Files record N; theirs were saved with the 64 of
+training until an evaluation had set another, which was 1 on MetaDrive and in dynamic, and 1, 8 and
+16 on Bullet.
+
+Not everything in that code runs. Acting by a composition fails in the branch dynamic, which asks
+V for the weights; here the network that was trained for them, ``composition``, is asked. Weights
+of its one-skill compositions (``train_ws``) cannot be trained. Compositions of noise or of actions
+mix skills without π₀, which no level here does, and are refused.
 """
 
-import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
+from flax import linen as nn
 
 from psec_jax import storage
-from psec_jax.backbones import DiffusionBackbone
-from psec_jax.diffusion import vp_schedule
-from psec_jax.errors import BaseMismatch, BrokenFile
-from psec_jax.networks import Denoiser
-from psec_jax.policies import Policy, Statistics, fingerprint
-from psec_jax.skills.bank import Adapter, Skill
-from psec_jax.skills.deltas import LowRank
+from psec_jax.composition import ComposedPolicy
+from psec_jax.errors import BrokenFile
+from psec_jax.learners.critics import Critics
+from psec_jax.networks import ConstantWeights, ContextNetwork
+from psec_jax.policies import BestOf, Policy
+from psec_jax.skills.bank import Bank, Skill
 from psec_jax.skills.library import SkillLibrary
-from psec_jax.skills.unpickling import Leaf, read_state
+from psec_jax.skills.published_file import BASE, FIRST, AgentState
+from psec_jax.skills.published_networks import context_of, policy_of
+from psec_jax.skills.published_run import (
+    SKILLS,
+    TARGET,
+    PathLike,
+    Run,
+    skills_of,
+    trained_critics,
+)
 
-State = Mapping[str, Leaf]
-Tensors = dict[str, np.ndarray]
-
-# The averaged weights of each network, which are what acts.
-BASE = "target_score_model"
-SKILLS = {"reward": "q_target_lora_model", "safety": "qc_target_lora_model"}
-
-_FREQUENCIES = "time/fourier/frequencies"
-_LORA = ("lora_a", "lora_b")  # beside the input (d_in, n); beside the output (n, d_out)
+__all__ = ["SKILLS", "import_published", "read_agent", "read_base", "read_critics", "read_skills"]
 
 
 def import_published(
-    path: str | Path, base: str | Path, activation: str, skills: str | Path | None = None
+    path: PathLike,
+    base: PathLike | None,
+    activation: str,
+    skills: PathLike | None = None,
+    composition: PathLike | None = None,
+    *,
+    noise: str = "beta",
+    report: Callable[[str], None] | None = None,
 ) -> SkillLibrary:
-    """A new library in ``path``: π₀ from the file ``base``, two skills from the file ``skills``.
+    """A new library in ``path``: π₀, and the skills of the files ``skills`` and ``composition``.
 
-    Raises ``FileExistsError`` if ``path`` is taken, ``BrokenFile`` for a file that is damaged,
-    asks for more than arrays, or is not built like the published ones, and ``BaseMismatch`` for
-    skills that were learnt on another policy; then nothing is written.
+    π₀ is that of the file ``base``, or the one that another file holds. ``report`` is told, a
+    line each, what of each file was taken, what else ``read_agent`` and ``read_critics`` read,
+    and what was left out. Raises ``FileExistsError`` if ``path`` is taken, ``BrokenFile`` for a
+    file that is damaged, asks for more than arrays, or is not built like the published ones, and
+    ``BaseMismatch`` for files of different policies; then nothing is written.
     """
-    policy = read_base(Path(base), activation)
-    learnt = {} if skills is None else read_skills(Path(skills), policy)
-    return _create(Path(path), policy, learnt)
+    run = Run.read(base, skills, composition, activation, noise)
+    lines = [line for file in run.files for line in _account(file, run)]
+    library = _create(Path(path), run.base, run.skills)
+    if report is not None:
+        for line in lines:
+            report(line)
+    return library
 
 
-def read_base(file: Path, activation: str) -> Policy:
+def read_agent(
+    composition: PathLike | None = None,
+    skills: PathLike | None = None,
+    base: PathLike | None = None,
+    *,
+    skill: str | None = None,
+    activation: str | None = None,
+    candidates: int | None = None,
+) -> BestOf | ComposedPolicy:
+    """The agent in the file of a composition, or one ``skill`` of a skills file, acting as it did.
+
+    That is on raw observations, with noise of variance β_t, with the activation that skills and
+    compositions were trained with unless another is given, and by the best of the recorded number
+    of ``candidates`` by its critics; without critics where it acted without, unless a number is
+    given. A composition of the branch dynamic needs the file ``skills`` of its second skill.
+    Raises what ``import_published`` raises, and ``ValueError`` for arguments that do not fit.
+    """
+    if composition is None and skills is None:
+        raise ValueError("give the file of a composition, or of skills, to read an agent from")
+    if composition is not None and skill is not None:
+        raise ValueError(f"give composition or skill={skill!r}, not both: it mixes its skills")
+    run = Run.read(base, skills, composition, activation, "beta")
+    policy = _alone(run, skill) if run.composition is None else _composed(run)
+    critics = _choosing(run, candidates)
+    if critics is None:
+        return policy
+    return BestOf(policy, critics, _candidates(run) if candidates is None else candidates)
+
+
+def read_base(file: PathLike, activation: str, noise: str = "beta") -> Policy:
     """The averaged policy of a pretrained file; observations enter it as they are."""
-    return _policy(read_state(file), "", activation, file)
+    return policy_of(AgentState.read(file), BASE, activation, noise)
 
 
-def read_skills(file: Path, base: Policy) -> dict[str, Skill]:
-    """The skills ``reward`` and ``safety`` of a skills file, on ``base``.
+def read_skills(file: PathLike, base: Policy) -> dict[str, Skill]:
+    """The skills of a skills file, on ``base``.
 
     The file holds the policy that they were learnt on; where it does, it must be ``base``.
     """
-    state = read_state(file)
-    if any(name.startswith(f"pretrain_weights/{BASE}/") for name in state):
-        own = _policy(state, "pretrain_weights/", base.backbone.network.activation, file)
-        if (theirs := fingerprint(own)) != (ours := fingerprint(base)):
-            raise BaseMismatch(f"{file}", theirs, "the given base", ours)
-    facts = {
-        "source": "published checkpoint, arXiv 2502.05932",
-        "file": file.name,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    return skills_of(AgentState.read(file), base)
+
+
+def read_critics(file: PathLike) -> dict[str, Critics]:
+    """The trained critics of a file by their aim, ``reward`` or ``safety``, where it has them."""
+    return trained_critics(AgentState.read(file))
+
+
+def _alone(run: Run, name: str | None) -> ComposedPolicy:
+    if name is None and len(run.skills) == 1:
+        name = next(iter(run.skills))
+    if name not in run.skills:
+        raise ValueError(
+            f"skill {name!r} is not in {run.alone.file}; choose one with skill= from "
+            f"{list(run.skills)}"
+        )
+    params = {"weights": jnp.ones(1)}
+    return _mixed(run.base, {name: run.skills[name]}, ConstantWeights(1), params)
+
+
+def _composed(run: Run) -> ComposedPolicy:
+    agent = run.composition
+    names = (FIRST, TARGET) if agent.is_dynamic else tuple(SKILLS)
+    if missing := [name for name in names if name not in run.skills]:
+        raise ValueError(
+            f"{agent.file} mixes the skills {list(names)} and does not hold {missing}; give the "
+            "file of its second skill as skills"
+        )
+    skills = {name: run.skills[name] for name in names}
+    scales = np.float32([skill.adapter.scale for skill in skills.values()])
+    return _mixed(run.base, skills, *_context(agent, run.base, scales))
+
+
+def _context(agent: AgentState, base: Policy, scales: np.ndarray) -> tuple[ContextNetwork, dict]:
+    entry = "composition" if agent.is_dynamic else "value"
+    return context_of(agent, entry, scales, base.observation_size)
+
+
+def _mixed(
+    base: Policy, skills: Mapping[str, Skill], context: nn.Module, params: dict
+) -> ComposedPolicy:
+    carrying = base.with_bank(Bank.of(skills))
+    return ComposedPolicy(carrying, (), params, context, "parameter", tuple(skills))
+
+
+def _choosing(run: Run, candidates: int | None) -> Critics | None:
+    """What chooses among candidates, or None where the first one is taken."""
+    agent = run.alone if run.composition is None else run.composition
+    if agent.is_dynamic and run.composition is None and candidates is None:
+        return None
+    aim = "reward" if agent.is_dynamic else "safety"
+    critics = trained_critics(agent, (run.base.observation_size, run.base.action_size))
+    if aim not in critics and candidates is not None:
+        raise ValueError(
+            f"{agent.file} holds no critics to choose the best of {candidates} candidates by"
+        )
+    return critics.get(aim)
+
+
+def _candidates(run: Run) -> int:
+    """N, as the file records it."""
+    agent = run.alone if run.composition is None else run.composition
+    recorded = agent.number("N")
+    if recorded is None or recorded < 1 or recorded != int(recorded):
+        raise BrokenFile(
+            f"{agent.file} records {recorded} as N, the number of candidates to choose among, "
+            "expected a positive integer; give candidates"
+        )
+    return int(recorded)
+
+
+def _account(file: AgentState, run: Run) -> list[str]:
+    """What was taken of a file, what else can be read of it, and what was left out."""
+    taken = set(file.taken)
+    trained_critics(file, (run.base.observation_size, run.base.action_size))
+    if file is not run.pretrained:
+        file.number("N")
+    if file is run.composition:
+        _context(file, run.base, np.ones(2))
+    lines = {
+        "taken": taken,
+        "for read_agent and read_critics": file.taken - taken,
+        "left out": file.left_out(),
     }
-    return {
-        name: _skill(state, entry, base, {**facts, "entry": entry}, file)
-        for name, entry in SKILLS.items()
-    }
+    return [
+        f"{file.file}: {what}: {', '.join(sorted(names))}"
+        for what, names in lines.items()
+        if names
+    ]
 
 
 def _create(path: Path, base: Policy, skills: Mapping[str, Skill]) -> SkillLibrary:
@@ -100,186 +232,3 @@ def _create(path: Path, base: Policy, skills: Mapping[str, Skill]) -> SkillLibra
     finally:
         shutil.rmtree(folder)
     return SkillLibrary(path, base)
-
-
-def _policy(state: State, prefix: str, activation: str, file: Path) -> Policy:
-    """The policy of the pretrained agent that lies under ``prefix`` in ``state``."""
-    tensors = _tensors(state, f"{prefix}{BASE}", file)
-    what = f"{file}: {prefix}{BASE}/params"
-    blocks = {name.split("/")[1] for name in tensors if "/MLPResNetBlock_" in name}
-    names = _parameter_names(max(1, len(blocks)))
-    _check_names(tensors, names, what)
-    steps = _diffusion_steps(state.get(f"{prefix}betas"), file)
-    backbone, observation_size = _architecture(tensors, len(blocks), activation, steps)
-    statistics = Statistics.identity(observation_size)
-    fresh = jax.eval_shape(lambda: Policy.create(backbone, statistics, jax.random.key(0)))
-    shapes = {k: v.shape for k, v in traverse_util.flatten_dict(fresh.params, sep="/").items()}
-    shapes[_FREQUENCIES] += (1,)
-    _check_shapes(tensors, {theirs: shapes[ours] for theirs, ours in names.items()}, what)
-    params = {ours: jnp.asarray(tensors[theirs]) for theirs, ours in names.items()}
-    params[_FREQUENCIES] = params[_FREQUENCIES][:, 0]
-    return Policy(traverse_util.unflatten_dict(params, sep="/"), statistics, None, backbone)
-
-
-def _architecture(
-    tensors: Tensors, blocks: int, activation: str, steps: int
-) -> tuple[DiffusionBackbone, int]:
-    """The backbone and the observation size that the kernels' shapes tell."""
-    inputs, features = tensors["MLPResNet_0/Dense_0/kernel"].shape
-    action_size = tensors["MLPResNet_0/Dense_1/kernel"].shape[1]
-    time_hidden = tensors["MLP_0/Dense_1/kernel"].shape[1]
-    wide = tensors["MLPResNet_0/MLPResNetBlock_0/Dense_0/kernel"].shape[1]
-    network = Denoiser(
-        features=features,
-        blocks=blocks,
-        expansion=max(1, wide // features),
-        activation=activation,
-        time_features=2 * tensors["FourierFeatures_0/kernel"].shape[0],
-        time_hidden=time_hidden,
-    )
-    backbone = DiffusionBackbone(action_size, network, diffusion_steps=steps)
-    return backbone, max(1, inputs - action_size - time_hidden)
-
-
-def _diffusion_steps(betas: Leaf | None, file: Path) -> int:
-    """T, where the file records its noise schedule; otherwise the paper's 5."""
-    if betas is None:
-        return 5
-    steps = np.size(betas)
-    if not steps or not np.allclose(np.ravel(betas), 1 - vp_schedule(steps).alphas, atol=1e-4):
-        raise BrokenFile(f"{file}: betas are not the paper's vp schedule of {steps} steps")
-    return steps
-
-
-def _skill(state: State, entry: str, base: Policy, facts: Mapping[str, str], file: Path) -> Skill:
-    """The low-rank skill whose train state is ``entry``, on ``base``."""
-    tensors, what = _tensors(state, entry, file), f"{file}: {entry}/params"
-    blocks = base.backbone.network.blocks
-    for layers in _lora_names(blocks):
-        if tensors.keys() == {f"{layer}/{part}" for layer in layers for part in _LORA}:
-            break
-    else:
-        raise BrokenFile(
-            f"{what} are not the LoRA layers of a base of {blocks} block(s); they hold "
-            f"{sorted(tensors)}"
-        )
-    rank = tensors[f"{next(iter(layers))}/lora_a"].shape[1]
-    expected, shapes = {}, base.dense_layers()
-    for theirs, ours in layers.items():
-        d_in, d_out = shapes[ours]
-        expected |= {f"{theirs}/lora_a": (d_in, rank), f"{theirs}/lora_b": (rank, d_out)}
-    _check_shapes(tensors, expected, what)
-    deltas = {
-        ours: LowRank(
-            jnp.asarray(tensors[f"{theirs}/lora_a"]),
-            jnp.asarray(tensors[f"{theirs}/lora_b"]),
-            (rank,),
-        )
-        for theirs, ours in layers.items()
-    }
-    adapter = Adapter(rank=rank, scale=_scale(state, rank, file), targets=".*")
-    return Skill(deltas, adapter, fingerprint(base), facts)
-
-
-def _scale(state: State, rank: int, file: Path) -> float:
-    """α: what the file records, else the paper's 16, which goes with rank 8."""
-    recorded = state.get("alpha_r")
-    if recorded is not None and np.size(recorded) == 1:
-        return float(np.ravel(recorded)[0])
-    if recorded is None and rank == 8:
-        return 16.0
-    raise BrokenFile(
-        f"{file} records no α for its skills of rank {rank}: alpha_r must be one number (where it "
-        "is missing the paper's 16 is taken, at rank 8 only)"
-    )
-
-
-def _tensors(state: State, entry: str, file: Path) -> Tensors:
-    """The parameters of one train state: finite float32, the kernels matrices."""
-    prefix = f"{entry}/params/"
-    tensors = {
-        name.removeprefix(prefix): np.asarray(value)
-        for name, value in state.items()
-        if name.startswith(prefix)
-    }
-    if not tensors:
-        held = sorted({name.split("/")[0] for name in state})
-        raise BrokenFile(f"{file} holds no {entry}/params; it holds {held}")
-    for name, value in tensors.items():
-        matrix = name.endswith(("kernel", "lora_a", "lora_b"))
-        if value.dtype != np.float32 or 0 in value.shape or (matrix and value.ndim != 2):
-            raise BrokenFile(
-                f"{file}: {prefix}{name} is {value.dtype} of shape {value.shape}, expected a "
-                f"float32 {'matrix' if matrix else 'vector'}"
-            )
-        if not np.isfinite(value).all():
-            raise BrokenFile(f"{file}: {prefix}{name} holds values that are not finite")
-    return tensors
-
-
-def _check_names(tensors: Tensors, expected: Mapping[str, object], what: str) -> None:
-    missing, unknown = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
-    if missing or unknown:
-        raise BrokenFile(
-            f"{what} are not those of a published policy: missing {sorted(missing)[:4]}, unknown "
-            f"{sorted(unknown)[:4]}"
-        )
-
-
-def _check_shapes(tensors: Tensors, expected: Mapping[str, tuple], what: str) -> None:
-    wrong = [
-        f"{name} is {value.shape}, expected {expected[name]}"
-        for name, value in tensors.items()
-        if value.shape != expected[name]
-    ]
-    if wrong:
-        raise BrokenFile(f"{what} do not fit together: {'; '.join(wrong[:4])}")
-
-
-def _dense_names(blocks: int) -> dict[str, str]:
-    """Dense layers: the published path → ours."""
-    names = {
-        "MLP_0/Dense_0": "time/in",
-        "MLP_0/Dense_1": "time/out",
-        "MLPResNet_0/Dense_0": "in",
-        "MLPResNet_0/Dense_1": "out",
-    }
-    for index in range(blocks):
-        block = f"MLPResNet_0/MLPResNetBlock_{index}"
-        names[f"{block}/Dense_0"] = f"block_{index}/up"
-        names[f"{block}/Dense_1"] = f"block_{index}/down"
-    return names
-
-
-def _parameter_names(blocks: int) -> dict[str, str]:
-    """Parameters of the policy: the published path → ours."""
-    names = {"FourierFeatures_0/kernel": _FREQUENCIES}
-    for theirs, ours in _dense_names(blocks).items():
-        names |= {f"{theirs}/{part}": f"{ours}/{part}" for part in ("kernel", "bias")}
-    for index in range(blocks):
-        norm = f"MLPResNet_0/MLPResNetBlock_{index}/LayerNorm_0"
-        names |= {f"{norm}/{part}": f"block_{index}/norm/{part}" for part in ("scale", "bias")}
-    return names
-
-
-def _lora_names(blocks: int) -> list[dict[str, str]]:
-    """LoRA layers: the published path → ours, in each form that is understood.
-
-    Nested in blocks, as the published code names them (or with the S of the frozen network's
-    ``ResNet``), or all in one row in the order of the forward pass. No two forms share a set of
-    names, so names decide.
-    """
-    dense = _dense_names(blocks)
-    nested = {
-        theirs.replace("MLPResNetBlock", "LoRAResnetBlock")
-        .replace("MLPResNet_", "LoRAResNet_")
-        .replace("MLP_", "LoRA_MLP_")
-        .replace("Dense_", "LoRALayer_"): ours
-        for theirs, ours in dense.items()
-    }
-    renamed = {theirs.replace("Resnet", "ResNet"): ours for theirs, ours in nested.items()}
-    inside = [f"block_{index}/{part}" for index in range(blocks) for part in ("up", "down")]
-    row = {f"LoRA_MLP_0/LoRALayer_{i}": ours for i, ours in enumerate(["time/in", "time/out"])}
-    for index, ours in enumerate(["in", *inside, "out"]):
-        row[f"LoRAResNet_0/LoRALayer_{index}"] = ours
-    return [nested, renamed, row]
