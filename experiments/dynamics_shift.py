@@ -270,13 +270,8 @@ def run_seed(this: Seed, column: str, vector: VectorEnv) -> None:
         )
         record(method=method, step=steps, evaluation=score, metric="score")
     # Single transitions have no return of their own.
-    whole = config.target.by == "transition"
-    this.recorder.demonstrations(
-        this.data.target if whole else this.target,
-        setting="dynamics_shift",
-        task=column,
-        seed=this.seed,
-    )
+    shown = this.data.target if config.target.by == "transition" else this.target
+    this.recorder.demonstrations(shown, setting="dynamics_shift", task=column, seed=this.seed)
 
 
 def report(config: DynamicsShift, out: Path, recorder: Recorder) -> None:

@@ -11,9 +11,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from experiments.printing import unread_output
 from experiments.status import Status
 from experiments.sweeping import planned
+from psec_jax.command_line import printing
 
 WORDS = {"finished": "done"}
 
@@ -44,5 +44,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with unread_output():
+    with printing():
         main()
