@@ -27,7 +27,7 @@ from psec_jax import (
     fingerprint,
 )
 from psec_jax.errors import BaseMismatch
-from psec_jax.networks import Denoiser, GaussianActor
+from psec_jax.networks import ContextNetwork, Denoiser, GaussianActor
 from psec_jax.policies import backbone_to_dict
 
 KEY = jax.random.key(7)
@@ -380,7 +380,8 @@ def test_a_network_that_lays_out_its_batch_in_its_own_way_is_composed_and_acts(
     library = SkillLibrary.create(tmp_path / "library", one_by_one)
     for seed, name in enumerate("uv"):
         library.add(name, make_skill(one_by_one, seed, size=0.3))
-    agent = compose(library, dataset, steps=3, key=KEY, batch_size=16, hidden=(8,))
+    narrow = ContextNetwork(2, (8,))
+    agent = compose(library, dataset, steps=3, key=KEY, batch_size=16, context=narrow)
     weights = np.asarray(agent.weights(observations))
     policy = one_by_one.with_bank(library.bank())
     for count in (1, 3, 4):
