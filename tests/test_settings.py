@@ -360,7 +360,7 @@ for name, backbone in networks.items():
     assert all(value.dtype == np.float32 for value in policy_tensors(library.base).values())
     observations = data.observations[:2]
     for context in (True, False) if double else (False,):
-        agent = psec.compose(library, data, context=context, hidden=(4,), key=key, **options)
+        agent = psec.compose(library, data, context=context, key=key, **options)
         float32("agent", agent)
         assert np.isfinite(agent.act(key, observations)).all()
         simulators = SyncVectorEnv([Calm] * 2)
