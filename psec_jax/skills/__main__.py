@@ -66,8 +66,8 @@ def _add_published(parser: argparse.ArgumentParser) -> None:
         choices=sorted(ACTIVATIONS),
         required=True,
         help="of the library's network: the branches main and gymnasium pretrained with mish and "
-        "trained skills and compositions with swish; dynamic pretrained with swish and trained them "
-        "with mish",
+        "trained skills and compositions with swish; dynamic pretrained with swish and trained "
+        "them with mish",
     )
     parser.add_argument(
         "--noise",

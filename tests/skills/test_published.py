@@ -5,121 +5,28 @@ import functools
 import hashlib
 import pickle
 
-import flax
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from flax import traverse_util
 from flax.core import freeze
+from published_states import (
+    ACTION,
+    ALPHA,
+    OBSERVATION,
+    RANK,
+    agent,
+    base_state,
+    dense_shapes,
+    lora_name,
+    random_base,
+    random_skill,
+    reference,
+    skills_state,
+)
 
 from psec_jax import SkillLibrary, Statistics
-from psec_jax.diffusion import vp_schedule
 from psec_jax.skills.__main__ import main
 from psec_jax.skills.published import SKILLS, import_published
-
-OBSERVATION, ACTION, BLOCKS, RANK, ALPHA = 5, 2, 2, 3, 6
-FEATURES, EXPANSION, FOURIER, HIDDEN = 8, 3, 4, 6  # of the network; of the time embedding
-ACTIVATIONS = {
-    "mish": lambda x: x * np.tanh(np.log1p(np.exp(x))),
-    "swish": lambda x: x / (1 + np.exp(-x)),
-}
-
-
-def dense_shapes():
-    """Published names of the dense layers, and their kernels' shapes, in forward order."""
-    yield "MLP_0/Dense_0", (FOURIER, HIDDEN)
-    yield "MLP_0/Dense_1", (HIDDEN, HIDDEN)
-    yield "MLPResNet_0/Dense_0", (ACTION + OBSERVATION + HIDDEN, FEATURES)
-    for index in range(BLOCKS):
-        block = f"MLPResNet_0/MLPResNetBlock_{index}"
-        yield f"{block}/Dense_0", (FEATURES, EXPANSION * FEATURES)
-        yield f"{block}/Dense_1", (EXPANSION * FEATURES, FEATURES)
-    yield "MLPResNet_0/Dense_1", (FEATURES, ACTION)
-
-
-def lora_name(name):
-    """The published name of the LoRA layer on a dense layer."""
-    time = name.startswith("MLP_0")
-    parts = name.replace("Dense", "LoRALayer").replace("MLPResNetBlock", "LoRAResnetBlock")
-    return parts.replace("MLP_0", "LoRA_MLP_0") if time else parts.replace("MLP", "LoRA", 1)
-
-
-def random_base(seed):
-    generator = np.random.default_rng(seed)
-    params = {"FourierFeatures_0/kernel": generator.normal(size=(FOURIER // 2, 1))}
-    for name, shape in dense_shapes():
-        params[f"{name}/kernel"] = generator.normal(size=shape) / shape[0] ** 0.5
-        params[f"{name}/bias"] = generator.normal(size=shape[1])
-    for index in range(BLOCKS):
-        for part in ("scale", "bias"):
-            name = f"MLPResNet_0/MLPResNetBlock_{index}/LayerNorm_0/{part}"
-            params[name] = generator.normal(size=FEATURES)
-    return {name: value.astype(np.float32) for name, value in params.items()}
-
-
-def random_skill(seed, rank=RANK):
-    generator, params = np.random.default_rng(seed), {}
-    for name, (d_in, d_out) in dense_shapes():
-        params[f"{lora_name(name)}/lora_a"] = generator.normal(size=(d_in, rank)) / 8
-        params[f"{lora_name(name)}/lora_b"] = generator.normal(size=(rank, d_out)) / 8
-    return {name: value.astype(np.float32) for name, value in params.items()}
-
-
-def reference(base, lora, activation, actions, time, observations):
-    """The published forward pass, dropout off; ``lora`` is None for the pretrained policy."""
-    activate = ACTIVATIONS[activation]
-
-    def dense(name, x):
-        y = x @ base[f"{name}/kernel"] + base[f"{name}/bias"]
-        if lora is not None:
-            a, b = (lora[f"{lora_name(name)}/{part}"] for part in ("lora_a", "lora_b"))
-            y = y + ALPHA * (x @ a) @ b
-        return y
-
-    angles = 2 * np.pi * time[:, None] @ base["FourierFeatures_0/kernel"].T
-    embedding = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
-    embedding = dense("MLP_0/Dense_1", activate(dense("MLP_0/Dense_0", embedding)))
-    x = np.concatenate([actions, observations, embedding], axis=-1)
-    x = dense("MLPResNet_0/Dense_0", x)
-    for index in range(BLOCKS):
-        block = f"MLPResNet_0/MLPResNetBlock_{index}"
-        centred = x - x.mean(axis=-1, keepdims=True)
-        h = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + 1e-6)
-        h = h * base[f"{block}/LayerNorm_0/scale"] + base[f"{block}/LayerNorm_0/bias"]
-        x = x + dense(f"{block}/Dense_1", activate(dense(f"{block}/Dense_0", h)))
-    return dense("MLPResNet_0/Dense_1", activate(x))
-
-
-def agent(networks, array, container, **facts):
-    """The state dict of an agent: ``networks`` (name → flat parameters) and numbers beside.
-
-    The network whose average is named ``target`` is stored beside it, with other weights and the
-    state of its optimiser.
-    """
-    state = {"actor": None, "rng": array(np.zeros(2, np.uint32)), "discount": 0.99, **facts}
-    for name, flat in networks.items():
-        params = traverse_util.unflatten_dict(flat, sep="/")
-        average = container(jax.tree.map(array, params))
-        state[name] = {"step": 1, "params": average, "opt_state": None}
-        other = jax.tree.map(lambda x: jnp.asarray(x + 1), params)
-        moments = flax.serialization.to_state_dict(optax.adamw(1e-3).init(other))
-        network = {"step": jnp.int32(1), "params": other, "opt_state": moments}
-        state[name.replace("target_", "")] = network
-    return state
-
-
-def base_state(base=None, array=np.asarray, container=dict, steps=5):
-    networks = {"target_score_model": random_base(0) if base is None else base}
-    return agent(networks, array, container, betas=array(1 - vp_schedule(steps).alphas))
-
-
-def skills_state(reward=None, array=np.asarray, container=dict, base=None):
-    reward = random_skill(1) if reward is None else reward
-    networks = {"q_target_lora_model": reward, "qc_target_lora_model": random_skill(2)}
-    facts = {"alpha_r": array(np.int32(ALPHA)), "pretrain_weights": base or base_state()}
-    return agent(networks, array, container, **facts)
 
 
 @pytest.fixture
@@ -154,9 +61,12 @@ def test_imported_networks_compute_what_the_published_ones_do(
     generator = np.random.default_rng(3)
     actions, observations = generator.normal(size=(5, ACTION)), generator.normal(size=(5, 5))
     inputs = actions, np.arange(5.0), observations
-    loras = {None: None, "reward": random_skill(1), "safety": random_skill(2)}
+    loras = {None: [], "reward": [random_skill(1)], "safety": [random_skill(2)]}
     base = random_base(0)
-    expected = {name: reference(base, loras[name], activation, *inputs) for name in loras}
+    expected = {
+        name: reference(base, lora, [ALPHA] * len(lora), activation, *inputs)
+        for name, lora in loras.items()
+    }
     found = {None: library.base.predict()(*map(jnp.float32, inputs))}
     for name in library.names():
         policy = library.base.with_bank(library.bank([name]))
