@@ -5,8 +5,8 @@ has nothing to offer such a program. Each name that arrays and plain containers 
 ``dict`` or for an inert class of this module, which does no more than keep bytes, a dtype and a
 shape; any other name is refused before it is looked up. So the file calls no function of NumPy,
 JAX, Flax or optax; this module makes the arrays, with ``np.frombuffer`` and dtypes of numbers
-alone. Only ``psec_jax.skills.published`` and ``psec_jax.data.pickles`` use it; nothing else in
-psec_jax reads pickles.
+alone. Only ``psec_jax.skills.published_file`` and ``psec_jax.data.pickles`` use it; nothing else
+in psec_jax reads pickles.
 """
 
 import io

@@ -180,6 +180,7 @@ def test_source_trajectories_join_the_context_networks_data(tmp_path):
         ("adapter.targets='('", "regular expression"),
         ("backbone.activation=sine", "sine"),
         ("backbone.schedule=quadratic", "quadratic"),
+        ("backbone.noise=pink", "noise 'pink' is unknown; .*'beta', 'posterior'"),
         ("backbone.kind=transformer", "transformer"),
         ("methods=[psec,magic]", "magic"),
         ("methods=[]", "methods"),
@@ -192,6 +193,13 @@ def test_source_trajectories_join_the_context_networks_data(tmp_path):
 def test_a_wrong_configuration_is_refused_and_named(override, named):
     with pytest.raises((ConfigError, HydraException), match=named):
         configure(override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "noise"), [([], "posterior"), (["backbone.noise=beta"], "beta")]
+)
+def test_the_configuration_names_the_samplers_noise(overrides, noise):
+    assert configure(*overrides).backbone.build(2).noise == noise
 
 
 def test_mixing_noise_needs_the_diffusion_backbone():
