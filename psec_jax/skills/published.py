@@ -20,11 +20,11 @@ everything acts on observations as they are. Three kinds of files:
 What is theirs, and not the default here. Their sampler adds noise of variance β_t, and so does an
 imported base (``noise="posterior"`` for ours). The activation changes between the stages, whereas
 a library has one: main and gymnasium pretrained with mish, then trained skills and compositions
-with swish on those weights; dynamic pretrained with swish, then trained those with mish. Of N candidates
-the safe setting takes the one with the least Q_h, compositions of dynamic the one with the largest
-Q, and its skills alone none but the first. Files record N; theirs were saved with the 64 of
-training until an evaluation had set another, which was 1 on MetaDrive and in dynamic, and 1, 8 and
-16 on Bullet.
+with swish on those weights; dynamic pretrained with swish, then trained those with mish. Of N
+candidates the safe setting takes the one with the least Q_h, compositions of dynamic the one with
+the largest Q, and its skills alone the first. Files record N; theirs were saved with the 64 of
+training until an evaluation had set another, which was 1 on MetaDrive and in dynamic, and 1, 8
+and 16 on Bullet.
 
 Not everything in that code runs. Acting by a composition fails in the branch dynamic, which asks
 V for the weights; here the network that was trained for them, ``composition``, is asked. Its
