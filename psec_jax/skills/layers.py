@@ -3,7 +3,8 @@
 Adding a delta to a layer's output and adding it to the layer's kernel must be the same. They are
 exactly where the gradients with respect to either are the same at a generic point, which fails
 for a kernel that is normalized, transformed or quantized on its way into the layer, or that is
-used in another place too.
+used in another place too. A kernel that is rounded as if it were not (a straight-through
+estimator) is told by its value.
 """
 
 import functools
@@ -109,14 +110,16 @@ def _compared(network, shapes, layers, inputs) -> dict[tuple[str, ...], bool]:
         whole = values | {(*layer, "kernel"): kernel for layer, kernel in kernels.items()}
         full = {path: (Full(kernel, (1,)),) for path, kernel in deltas.items()}
         params = traverse_util.unflatten_dict(whole)
-        output = apply_with(network, params, full, jnp.ones(1), given)
+        with _marking_changed_kernels(kernels):
+            output = apply_with(network, params, full, jnp.ones(1), given)
         return sum(_of_first_sample(leaf) for leaf in jax.tree.leaves(output))
 
     floating = {i: x for i, x in enumerate(inputs) if jnp.issubdtype(x.dtype, jnp.floating)}
-    gradient = jax.jit(jax.grad(total, (0, 1, 2))).lower(own, deltas, floating)
-    # Run once on a batch of two: the time goes into compiling it.
-    gradient = gradient.compile({"xla_backend_optimization_level": 0})
-    kernels, added, to_inputs = jax.device_get(gradient(own, deltas, floating))
+    with jax.disable_jit(False):
+        gradient = jax.jit(jax.grad(total, (0, 1, 2))).lower(own, deltas, floating)
+        # Run once on a batch of two: the time goes into compiling it.
+        gradient = gradient.compile({"xla_backend_optimization_level": 0})
+        kernels, added, to_inputs = jax.device_get(gradient(own, deltas, floating))
     _check_samples(network, to_inputs)
 
     def agree(layer):
@@ -125,6 +128,23 @@ def _compared(network, shapes, layers, inputs) -> dict[tuple[str, ...], bool]:
         return bool(np.linalg.norm(one - other) <= _TOLERANCE * np.linalg.norm(one))
 
     return {layer: agree(layer) for layer in layers}
+
+
+def _marking_changed_kernels(stored: Mapping[tuple[str, ...], jax.Array]):
+    """A context that shifts the gradient of each kernel whose value in its layer is not (a slice
+    of) the one in ``stored``: a rounding may pass gradients on as if it did nothing."""
+
+    def mark(call, args, kwargs, context):
+        y = call(*args, **kwargs)
+        product = Product.of(context, args, kwargs)
+        if product is None or (whole := stored.get(product.path)) is None:
+            return y
+        seen = context.module.get_variable("params", "kernel")
+        same = jnp.all(whole.reshape(-1, seen.size) == seen.ravel(), axis=1).any()
+        total = seen.sum()
+        return y + jnp.where(same, 0, total - jax.lax.stop_gradient(total)).astype(y.dtype)
+
+    return nn.intercept_methods(mark)
 
 
 def _input(x: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -164,12 +184,12 @@ def _check_samples(network: nn.Module, gradients: Mapping[int, np.ndarray]) -> N
 
 
 def _warn_of(network: nn.Module, names: list[tuple[str, ...]], shapes: Mapping) -> None:
-    """Say which kernels no delta goes into: parameters of two or more axes, stacked biases and
-    scales aside."""
+    """Say which kernels no delta goes into: parameters that are more than vectors, stacked biases
+    and scales aside."""
     kernels = [
         "/".join(name)
         for name in names
-        if shapes[name].ndim > 1 and name[-1] not in ("bias", "scale")
+        if sum(size > 1 for size in shapes[name].shape) > 1 and name[-1] not in ("bias", "scale")
     ]
     if kernels:
         warnings.warn(

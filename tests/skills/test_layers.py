@@ -165,7 +165,9 @@ class Spread(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(OUT)(x), self.param("log_std", nn.initializers.ones, self.shape)
+        return nn.Dense(OUT, name="mean")(x), self.param(
+            "log_std", nn.initializers.ones, self.shape
+        )
 
 
 class Whole(nn.Module):
@@ -362,6 +364,11 @@ def rounded(a, b, dimensions, precision=None):
     return jax.lax.dot_general(a, jnp.round(8 * b) / 8, dimensions)
 
 
+def straight_through(a):
+    """Rounded, with the gradient of what is not."""
+    return a + jax.lax.stop_gradient(jnp.round(2 * a) / 2 - a)
+
+
 class Tail(nn.Module):
     """``middle`` between two layers that carry deltas."""
 
@@ -415,6 +422,10 @@ MIDDLES = {
         lambda x: Normalized(lambda v: jax.tree.map(lambda a: a / 2, v))(5, name="h")(x),
         ["h/kernel"],
     ),
+    "rounded variables": (
+        lambda x: Normalized(lambda v: jax.tree.map(straight_through, v))(5, name="h")(x),
+        ["h/kernel"],
+    ),
     "own product": (lambda x: nn.Dense(5, name="h", dot_general=rounded)(x), ["h/kernel"]),
     "batch axes": (
         lambda x: nn.DenseGeneral(5, batch_dims=(0,), name="h")(tokens(x, axis=0)).mean(0),
@@ -441,6 +452,12 @@ def test_what_carries_no_delta_is_named_once_and_the_rest_obeys_the_laws(middle)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert dense_layers(network, X[:1]) == layers
+
+
+def test_a_vector_is_no_kernel_that_a_skill_could_adapt():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert dense_layers(Spread((1, 1, OUT)), X[:1]) == {"mean": (FEATURES, OUT)}
 
 
 def test_a_stack_of_layers_is_a_layer_a_slice():
@@ -474,6 +491,11 @@ def test_layers_are_found_from_inside_a_transformation():
         return a * len(dense_layers(New(), X[:1]))
 
     np.testing.assert_array_equal(jax.jit(jax.vmap(jax.grad(count)))(np.ones(3)), np.ones(3))
+
+
+def test_layers_are_found_where_jit_is_disabled():
+    with jax.disable_jit():
+        assert dense_layers(nn.Dense(7), X[:1]) == {"": (FEATURES, 7)}
 
 
 class Mixing(nn.Module):
