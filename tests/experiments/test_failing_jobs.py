@@ -223,7 +223,7 @@ def test_a_job_that_is_killed_outright_is_in_the_list_too(tmp_path):
             time.sleep(0.1)
         (path,) = out.glob("*/status.json")
         os.kill(json.loads(path.read_text())["process"], signal.SIGKILL)
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate()
     finally:
         process.kill()
     assert process.returncode == 1
@@ -235,7 +235,7 @@ def test_a_job_that_is_killed_outright_is_in_the_list_too(tmp_path):
 def test_a_sweep_with_one_job_twice_is_refused(tmp_path):
     out = tmp_path / "sweep"
     process = start("-m", "seeds=[0],[0]", "scale=smoke", f"hydra.sweep.dir={out}")
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate()
     assert process.returncode == 1 and not out.exists()
     (line,) = errors.splitlines()
     assert line.startswith("error: the sweep has a job twice: scale=smoke_seeds=_0-")
@@ -245,7 +245,7 @@ def test_jobs_of_an_older_sweep_in_the_same_folder_are_not_counted(tmp_path):
     words = ["-m", "scale=smoke", "adapter.rank=0", f"hydra.sweep.dir={tmp_path}"]
     for seed in (0, 1):
         process = start(*words, f"seeds=[{seed}]")
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate()
         assert process.returncode == 1
         assert errors.count("\nfailed ") == 1 and "1 of 1 jobs are not done:" in errors
     assert len(states(tmp_path)) == 2
@@ -295,5 +295,5 @@ def test_configured_paths_may_begin_with_the_home(tmp_path, library, monkeypatch
     assert base.observation_size == library.base.observation_size
     assert collect.shelf_of(collect.Collect(shelf="~/shelf")) == tmp_path / "shelf"
     process = start("adapter.rank=0", "hydra.run.dir=~/run", HOME=str(tmp_path))
-    process.communicate(timeout=300)
+    process.communicate()
     assert process.returncode == 1 and (tmp_path / "run").is_dir()

@@ -1,11 +1,9 @@
 """A run in two processes that share one folder."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -21,18 +19,35 @@ from psec_jax.report import results
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["scale=smoke", "chain=walker_walk", "methods=[zero_shot]", "seeds=[0,1]"]
-WORDS += ["pretrain.steps=4000", "evaluation.episodes=1", "progress=false"]
+WORDS += ["pretrain.steps=1000", "evaluation.episodes=1", "progress=false"]
+# Told to stop when the first metrics are there, while others are still to come.
+STOPPED = """
+import os, runpy, signal
+from psec_jax.training.metrics import JsonLines
+write = JsonLines.write
+def writing(self, *arguments):
+    write(self, *arguments)
+    JsonLines.write = write
+    os.kill(os.getpid(), signal.SIGTERM)
+JsonLines.write = writing
+runpy.run_module("experiments.continual", run_name="__main__", alter_sys=True)
+"""
 
 
-def start(out: Path) -> list[subprocess.Popen]:
+def start(out: Path, stopped: bool = False) -> list[subprocess.Popen]:
+    """Two processes of one run, of which the second is ``stopped`` halfway."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     said = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "experiments.continual", *WORDS, f"hydra.run.dir={out}"]
+    program = ["-m", "experiments.continual"]
     return [
         subprocess.Popen(
-            command,
+            [
+                sys.executable,
+                *(["-c", STOPPED] if stopped and index else program),
+                *(*WORDS, f"hydra.run.dir={out}"),
+            ],
             cwd=ROOT,
             env={**os.environ, **said, "JAX_PROCESS_ID": str(index)},
             stdout=subprocess.PIPE,
@@ -45,7 +60,7 @@ def start(out: Path) -> list[subprocess.Popen]:
 
 def ended(processes: list[subprocess.Popen], code: int) -> tuple[list[str], list[str]]:
     """What each printed, and its errors, after all ended with ``code``."""
-    said = [process.communicate(timeout=300) for process in processes]
+    said = [process.communicate() for process in processes]
     for process, (_, errors) in zip(processes, said, strict=True):
         assert process.returncode == code, errors[-3000:]
     return tuple(map(list, zip(*said, strict=True)))
@@ -58,13 +73,7 @@ def test_two_processes_stop_together_go_on_and_leave_what_one_does(tmp_path):
     alone.mkdir()
     run(config, alone, Recorder(alone))
 
-    started = start(out)
-    deadline = time.monotonic() + 240
-    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
-        assert time.monotonic() < deadline and all(p.poll() is None for p in started)
-        time.sleep(0.1)
-    started[1].send_signal(signal.SIGTERM)
-    _, errors = ended(started, 75)
+    _, errors = ended(start(out, stopped=True), 75)
     assert "goes on with" in errors[0] and "goes on with" not in errors[1]
     assert Status.read(out).state == "interrupted" and (out / "checkpoints").exists()
 
@@ -78,9 +87,9 @@ def test_two_processes_stop_together_go_on_and_leave_what_one_does(tmp_path):
             *(other.method, other.task, other.seed, other.metric, other.step),
         )
         # An episode of 1000 steps makes much of a last digit; parameters are compared below.
-        np.testing.assert_allclose(one.value, other.value, rtol=0.5)
+        assert one.metric == "return" or one.value == other.value
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (alone, out)]
-    assert len(lines[0]) == len(lines[1]) == 80
+    assert len(lines[0]) == len(lines[1]) == 20
     for seed in (0, 1):
         bases = [SkillLibrary.open(f / f"seed_{seed}" / "library").base for f in (alone, out)]
         for one, other in zip(*(jax.tree.leaves(base.params) for base in bases), strict=True):

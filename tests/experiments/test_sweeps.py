@@ -126,7 +126,6 @@ def sweep(programs: dict[str, list[str]]) -> tuple[list[int], str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=500,
     )
     assert process.returncode == 0, process.stderr[-3000:]
     return json.loads(process.stdout.splitlines()[-1]), process.stderr
