@@ -184,6 +184,7 @@ def test_one_failing_job_ends_no_sweep_and_the_same_command_runs_only_that_again
     assert len(after) == 24 and {p: after[p] for p in before} == before
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_what_a_launcher_is_given_is_found_by_its_name(program):
     """Pickled by value it would take the module's classes with it, some of which hold a lock."""
@@ -228,6 +229,6 @@ def test_datasets_are_collected_by_a_sweep_and_not_twice(tmp_path):
         codes, errors = sweep({"collect": [*words, "hydra/launcher=joblib"]})
         assert codes == [1], errors[-3000:]
         found = sorted(states(tmp_path / "sweep").values())
-        assert found == [("done", ""), ("failed", "ConfigError: share must be in (0, 1], not 0")]
+        assert found == [("done", ""), ("failed", "ConfigError: share must be in (0, 1], not 0.0")]
         when.append((tmp_path / "shelf" / "carrun-reckless.json").stat().st_mtime_ns)
     assert when[0] == when[1]
