@@ -6,6 +6,7 @@ import pickle
 import runpy
 import subprocess
 import sys
+import tempfile
 from importlib import import_module
 from pathlib import Path
 
@@ -33,14 +34,15 @@ SMALL = ["scale=smoke", "seeds=[0]", "evaluation.episodes=1", "progress=false"]
 DRIVER = """
 import json, runpy, sys
 codes = []
-for module, *words in json.loads(sys.argv[1]):
+_, said, folder = sys.argv
+for module, *words in json.loads(said):
     sys.argv = ["x", *words]
     try:
         runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
         codes.append(0)
     except SystemExit as error:
         codes.append(error.code)
-print(codes)
+open(folder + "/codes", "w").write(json.dumps(codes))
 """
 
 
@@ -121,14 +123,15 @@ def stand_ins(tmp_path, monkeypatch) -> None:
 def sweep(programs: dict[str, list[str]]) -> tuple[list[int], str]:
     """Each program's exit code, and all that was written to stderr."""
     said = json.dumps([[name, "-m", *words] for name, words in programs.items()])
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", DRIVER, said],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    return json.loads(process.stdout.splitlines()[-1]), process.stderr
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", DRIVER, said, folder],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 0, process.stderr[-3000:]
+        return json.loads((Path(folder) / "codes").read_text()), process.stderr
 
 
 def trained(out: Path) -> bool:
