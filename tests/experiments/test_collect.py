@@ -150,7 +150,7 @@ def test_killed_while_training_it_goes_on_from_the_last_checkpoint(home, tmp_pat
     [
         (["share=0"], "share must be in"),
         (["+shift.gravty=2"], "gravty"),
-        (["shift.gravity=-2"], "'gravity=-2' .* is no positive"),
+        (["shift.gravity=-2"], "'gravity=-2' .* no positive, finite number"),
         (["behaviour=carrun", "shift.thigh=2"], "only mujoco/ environments take them"),
         (["environment=mujoco/halfchetah-v4"], "did you mean mujoco/halfcheetah-v4"),
         (["datasets.medium.parts=[{policy:best,trajectories:2}]"], "datasets.medium mixes .*best"),

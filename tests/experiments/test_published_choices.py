@@ -138,8 +138,9 @@ def test_a_context_dataset_is_what_the_context_network_is_trained_on(tmp_path, b
     usual = multi_objective.Data.chosen(configure("multi_objective", *words))
     assert usual.mixing is usual.best.data
     write_hdf5(own, psec.TransitionDataset(np.zeros((4, 3)), np.zeros((4, 2)), *np.zeros((3, 4))))
-    with pytest.raises(ConfigError, match=r"sizes are \(3, 2\), but those of .* are"):
-        multi_objective.Data.chosen(configure("multi_objective", *words, f"context_dataset={own}"))
+    another = configure("multi_objective", *words, f"context_dataset={own}")
+    with pytest.raises(ConfigError, match=r"\(3, 2\) of the context network's data"):
+        multi_objective.run(another, tmp_path / "run", Recorder(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
