@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 from omegaconf import DictConfig
 
 import psec_jax as psec
@@ -20,11 +19,10 @@ from experiments.config import ConfigError, Continual
 from experiments.launching import command, launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
-from experiments.stages import check_alike, check_joined, each_seed, keep, library_of, load
+from experiments.stages import Stages, check_alike, check_joined, load, run_seeds
 from psec_jax.evaluation import trace_weights
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
-from psec_jax.training.seeds import named_key
 
 
 @dataclass(frozen=True)
@@ -103,9 +101,9 @@ def run(config: Continual, out: Path, recorder: Recorder) -> None:
     """All seeds of one configuration, then the table and the figures."""
     with Simulators(config.at_once * min(50, config.evaluation.episodes)) as simulators:
         data = Data.opened(config, simulators)
-        each_seed(
+        run_seeds(
             config,
-            lambda seed: run_seed(config, seed, data, out / f"seed_{seed}", simulators, recorder),
+            lambda seeds: train(Stages(config, seeds, out, recorder), data, simulators),
             lambda seed: finished(config, seed, recorder),
         )
     report(config, out, recorder)
@@ -120,67 +118,54 @@ def finished(config: Continual, seed: int, recorder: Recorder) -> bool:
     )
 
 
-def run_seed(
-    config: Continual,
-    seed: int,
-    opened: Data,
-    out: Path,
-    simulators: Simulators,
-    recorder: Recorder,
-) -> None:
-    chain, methods = config.chain, {name: METHODS[name] for name in config.methods}
-    stage = partial(named_key, jax.random.key(seed))
-    record = partial(recorder.evaluation, setting="continual", seed=seed)
-
+def train(this: Stages, opened: Data, simulators: Simulators) -> None:
+    """Pretraining, expansion, composition and evaluation of all these seeds."""
+    config, chain, seeds = this.config, this.config.chain, this.seeds
+    methods = {name: METHODS[name] for name in config.methods}
     source, data = opened.source, opened.tasks
-    targets = tuple(dict.fromkeys(column.target for column in chain.columns))
+    record = partial(this.record, setting="continual")
 
-    def evaluate(agent: Any, task: str) -> psec.Evaluation:
-        return psec.evaluate(
-            agent,
-            simulators.of(chain.tasks[task].environment),
-            episodes=config.evaluation.episodes,
-            key=stage(f"evaluate {task}"),
-        )
+    def evaluate(agents: list, task: str) -> list[psec.Evaluation]:
+        vector = simulators.of(chain.tasks[task].environment)
+        return this.evaluate(agents, vector, f"evaluate {task}")
 
-    def fitting(label: str, inspect: Callable | None = None) -> dict[str, Any]:
-        """What every call of a verb takes here; with ``curve_every``, evaluates on the way."""
-        options: dict[str, Any] = {"key": stage(label), "label": f"{label} (seed {seed})"}
-        options |= {"progress": config.progress, **recorder.fit_options}
-        if inspect is not None and config.evaluation.curve_every:
+    def fitting(label: str, curve_of: str, task: str, deploy: Callable) -> dict[str, Any]:
+        """What a verb takes here; with ``curve_every``, evaluates on the way."""
+        options = this.fitting(label)
+
+        def inspect(step: int, trained: list) -> list[float]:
+            found = evaluate(deploy(trained), task)
+            where = {"task": task, "method": curve_of, "step": step, "metric": "learning_return"}
+            record(found, **where)
+            return [evaluation.mean for evaluation in found]
+
+        if config.evaluation.curve_every:
             options |= {"every": config.evaluation.curve_every, "inspect": inspect}
             options |= {"best": config.evaluation.best}
         return options
 
-    def curve(method: str, task: str, deploy: Callable[[Any], Any]) -> Callable:
-        def measured(step: int, learnt: Any) -> float:
-            found = evaluate(deploy(learnt), task)
-            name = "learning_return"
-            record(task=task, method=method, step=step, metric=name, evaluation=found)
-            return found.mean
+    for task in dict.fromkeys(column.target for column in chain.columns):
+        for seed in seeds:
+            this.recorder.demonstrations(data[task], setting="continual", task=task, seed=seed)
 
-        return measured
-
-    for task in targets:
-        recorder.demonstrations(data[task], setting="continual", task=task, seed=seed)
-
-    # π₀ by behaviour cloning on the source.
+    # π₀ by behavior cloning on the source.
     backbone = config.backbone.build(source.action_size)
-    if config.base is None:
-        base = psec.pretrain(
+    bases = (
+        [opened.bases[seed] for seed in seeds]
+        if opened.bases
+        else psec.pretrain(
             source,
             backbone=backbone,
             statistics=config.statistics(source),
             **config.pretrain.options(),
-            **fitting("pretrain"),
+            **this.fitting("pretrain"),
         )
-    else:
-        base = opened.bases[seed]
-    library = library_of(base, out / "library")
-    base = library.base
+    )
+    libraries = this.libraries_of(bases)
+    bases = [library.base for library in libraries]
 
     # Expansion: one skill a task, low-rank or dense, and policies from scratch to compare with.
-    scratch = {}
+    scratch: dict[str, list[psec.Policy]] = {}
     for parts in dict.fromkeys(method.parts for method in methods.values() if method.parts):
         for task in data:
             if parts == "policies":
@@ -189,58 +174,62 @@ def run_seed(
                     backbone=backbone,
                     statistics=config.statistics(data[task]),
                     **config.scratch.options(),
-                    **fitting(f"scratch {task}", curve(parts, task, lambda policy: policy)),
+                    **fitting(f"scratch {task}", parts, task, list),
                 )
                 continue
-            skill = psec.learn_skill(
-                base,
+            skills = psec.learn_skill(
+                bases,
                 data[task],
                 adapter=config.adapter.build(parts),
                 **config.skill.options(),
-                **fitting(f"{parts} skill {task}", curve(parts, task, partial(alone, base))),
+                **fitting(f"{parts} skill {task}", parts, task, partial(alone, bases)),
             )
-            keep(library, skill_name(task, parts), skill, chain.tasks[task].dataset, seed)
+            this.keep(libraries, skill_name(task, parts), skills, chain.tasks[task].dataset)
 
     # Composition on the target's data, and evaluation, column by column.
-    evaluations: dict[tuple[str, str], psec.Evaluation] = {}
+    evaluations: dict[tuple[str, str], list[psec.Evaluation]] = {}
     for column in chain.columns:
         target = column.target
         replay = config.composer.source_trajectories
         mixing = psec.concatenate([data[target], source.take(replay)]) if replay else data[target]
         for name, method in methods.items():
-            how = fitting(f"compose {name} {column.name}")
+            how = this.fitting(f"compose {name} {column.name}")
             if method.level is not None:
                 how |= config.mixing(len(column.skills), method.level, method.context)
             if name == "zero_shot":
-                agent = base
+                agents = bases
             elif name == "scratch":
-                agent = scratch[target]
+                agents = scratch[target]
             elif name == "skill":
-                agent = alone(base, library.get(target))
+                agents = alone(bases, [library.get(target) for library in libraries])
             elif method.parts == "policies":
-                policies = {task: scratch[task] for task in column.skills}
-                agent = psec.compose_policies(base, policies, mixing, **how)
+                own = zip(*(scratch[task] for task in column.skills), strict=True)
+                policies = [dict(zip(column.skills, each, strict=True)) for each in own]
+                agents = psec.compose_policies(bases, policies, mixing, **how)
             else:
                 skills = [skill_name(task, method.parts) for task in column.skills]
-                agent = psec.compose(library, mixing, skills=skills, **how)
+                agents = psec.compose(libraries, mixing, skills=skills, **how)
             seen = (name, target if method.level is None else column.name)
             if seen not in evaluations:
-                evaluations[seen] = evaluate(agent, target)
-            if name == "psec" and seed == config.seeds[0]:
-                trace(agent, column.name, chain.tasks[target].environment, stage, recorder)
+                evaluations[seen] = evaluate(agents, target)
+            if name == "psec" and seeds[0] == config.seeds[0]:
+                trace(agents[0], column.name, chain.tasks[target].environment, this)
             step = config.scratch.steps if method.parts == "policies" else config.skill.steps
-            record(task=column.name, method=name, step=step, evaluation=evaluations[seen])
+            record(evaluations[seen], task=column.name, method=name, step=step)
 
 
-def alone(base: psec.Policy, skill: psec.Skill) -> psec.Policy:
-    """π₀ with one skill at weight 1."""
-    return base.with_bank(psec.Bank.of({"skill": skill}))
+def alone(bases: list[psec.Policy], skills: list[psec.Skill]) -> list[psec.Policy]:
+    """Each π₀ with its skill at weight 1."""
+    return [
+        base.with_bank(psec.Bank.of({"skill": skill}))
+        for base, skill in zip(bases, skills, strict=True)
+    ]
 
 
-def trace(agent, column: str, environment: str, stage: Callable, recorder: Recorder) -> None:
-    """α(s) over one episode, as a figure and as numbers."""
-    found = trace_weights(agent, environment, key=stage("trace"))
-    recorder.trace(f"weights_{slug(column)}", found, agent.names, title=f"PSEC, {column}")
+def trace(agent: Any, column: str, environment: str, this: Stages) -> None:
+    """α(s) over one episode of the first seed, as a figure and as numbers."""
+    found = trace_weights(agent, environment, key=this.key("trace")[0])
+    this.recorder.trace(f"weights_{slug(column)}", found, agent.names, title=f"PSEC, {column}")
 
 
 def report(config: Continual, out: Path, recorder: Recorder) -> None:

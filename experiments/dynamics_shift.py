@@ -23,19 +23,12 @@ from experiments.config import ConfigError, DynamicsShift, Stage, check_choice
 from experiments.launching import command, launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
-from experiments.stages import (
-    Stages,
-    check_alike,
-    check_joined,
-    each_seed,
-    keep,
-    library_of,
-    load,
-)
+from experiments.stages import Stages, check_alike, check_joined, load, run_seeds
 from psec_jax.backbones import Backbone
 from psec_jax.evaluation import scores
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
+from psec_jax.training.seeds import for_each_seed
 
 
 @dataclass(frozen=True)
@@ -59,8 +52,8 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Seed(Stages):
-    """One seed of one configuration, and what several methods build on, made once."""
+class Run(Stages):
+    """Seeds of one configuration, and what several methods build on, made once."""
 
     config: DynamicsShift
     data: Data
@@ -70,45 +63,49 @@ class Seed(Stages):
         return self.data.sources
 
     @functools.cached_property
-    def target(self) -> psec.TransitionDataset:
+    def targets(self) -> list[psec.TransitionDataset]:
         """A random share of the target's data, another for each seed."""
         target = self.config.target
-        return self.data.target.fraction(target.fraction, self.seed, target.by)
+        return [self.data.target.fraction(target.fraction, s, target.by) for s in self.seeds]
 
     @functools.cached_property
-    def library(self) -> psec.SkillLibrary:
-        """Around π₀, by behaviour cloning on the first source."""
+    def libraries(self) -> list[psec.SkillLibrary]:
+        """Around π₀, by behavior cloning on the first source."""
         source = next(iter(self.sources.values()))
-        base = self.clone("pretrain", source, self.config.pretrain)
-        return library_of(base, self.out / "library")
+        return self.libraries_of(self.clone("pretrain", source, self.config.pretrain))
+
+    @property
+    def bases(self) -> list[psec.Policy]:
+        return [library.base for library in self.libraries]
 
     @functools.cached_property
-    def critics(self) -> Mapping[str, psec.Critics]:
+    def critics(self) -> list[Mapping[str, psec.Critics]]:
         """Those of the target's skill, which is put into the library beside those of further
         sources."""
-        base, adapter = self.library.base, self.config.adapter.build("low_rank")
+        bases, adapter = self.bases, self.config.adapter.build("low_rank")
         options = {"adapter": adapter, **self.config.skill.options()}
         for shift, data in list(self.sources.items())[1:]:
-            learnt = psec.learn_skill(base, data, **options, **self.fitting(f"skill {shift}"))
-            keep(self.library, shift, learnt, self.config.robot.shifts[shift], self.seed)
+            trained = psec.learn_skill(bases, data, **options, **self.fitting(f"skill {shift}"))
+            self.keep(self.libraries, shift, trained, self.config.robot.shifts[shift])
         skills, critics = psec.learn_skills(
-            base,
-            self.target,
+            bases,
+            self.targets,
             skills={"target": self.config.critics.weigh()},
             **options,
-            **self.criticising(self.target),
+            **self.criticizing(self.targets),
             **self.fitting("skill target"),
         )
         dataset = self.config.target.dataset
-        keep(self.library, "target", skills["target"], dataset, self.seed)
+        self.keep(self.libraries, "target", [skill["target"] for skill in skills], dataset)
         return critics
 
-    def clone(self, label: str, data: psec.TransitionDataset, stage: Stage) -> psec.Policy:
-        """Behaviour cloning into a fresh policy."""
+    def clone(self, label: str, data: Any, stage: Stage) -> list[psec.Policy]:
+        """Behavior cloning into a fresh policy, of the same data or of a list's own."""
+        each = for_each_seed(data, len(self.seeds), "data")
         return psec.pretrain(
-            data,
-            backbone=self.config.backbone.build(data.action_size),
-            statistics=self.statistics(data),
+            each,
+            backbone=self.config.backbone.build(each[0].action_size),
+            statistics=[self.statistics(own) for own in each],
             **stage.options(),
             **self.fitting(label),
         )
@@ -116,99 +113,114 @@ class Seed(Stages):
     def statistics(self, data: psec.TransitionDataset) -> psec.Statistics:
         return self.config.statistics(data, self.config.observation_floor)
 
-    def criticising(self, data: psec.TransitionDataset) -> dict[str, Any]:
-        """What every verb takes that learns critics."""
-        objective = psec.Return.scaled_to(data, discount=self.config.critics.discount)
-        return {"objectives": {"return": objective}, **self.config.critics.options()}
+    def criticizing(self, data: list[psec.TransitionDataset]) -> dict[str, Any]:
+        """What every verb takes that trains critics."""
+        discount = self.config.critics.discount
+        objectives = [{"return": psec.Return.scaled_to(d, discount=discount)} for d in data]
+        return {"objectives": objectives, **self.config.critics.options()}
 
-    def choosing(self, policy: Any, critics: Mapping[str, psec.Critics]) -> Any:
-        """``policy`` acting by the best of some samples."""
+    def choosing(self, policies: list, critics: list[Mapping[str, psec.Critics]]) -> list:
+        """Each policy acting by the best of some samples."""
         candidates = self.config.critics.candidates
-        return policy if candidates == 1 else psec.BestOf(policy, critics["return"], candidates)
+        if candidates == 1:
+            return policies
+        return [
+            psec.BestOf(policy, own["return"], candidates)
+            for policy, own in zip(policies, critics, strict=True)
+        ]
 
     def improved(
-        self, label: str, data: psec.TransitionDataset, policy: psec.Policy
-    ) -> tuple[psec.Policy, Mapping[str, psec.Critics]]:
-        """Offline RL on all parameters of ``policy``."""
+        self, label: str, data: list[psec.TransitionDataset], policies: list[psec.Policy]
+    ) -> tuple[list[psec.Policy], list[Mapping[str, psec.Critics]]]:
+        """Offline RL on all parameters of each policy."""
         return psec.improve(
-            policy,
+            policies,
             data,
             weigh=self.config.critics.weigh(),
             **self.config.scratch.options(),
-            **self.criticising(data),
+            **self.criticizing(data),
             **self.fitting(label),
         )
 
     def fresh(
-        self, label: str, data: psec.TransitionDataset, backbone: Backbone | None = None
-    ) -> psec.Policy:
-        """An untrained policy, of the configured backbone where None is given."""
+        self, label: str, data: list[psec.TransitionDataset], backbone: Backbone | None = None
+    ) -> list[psec.Policy]:
+        """Untrained policies, of the configured backbone where None is given."""
         if backbone is None:
-            backbone = self.config.backbone.build(data.action_size)
-        return psec.Policy.create(backbone, self.statistics(data), self.key(f"create {label}"))
+            backbone = self.config.backbone.build(data[0].action_size)
+        return [
+            psec.Policy.create(backbone, self.statistics(own), key)
+            for own, key in zip(data, self.key(f"create {label}"), strict=True)
+        ]
 
 
-def zero_shot(run: Seed) -> Any:
+def zero_shot(run: Run) -> list:
     """π₀ as it is."""
-    return run.library.base
+    return run.bases
 
 
-def bc(run: Seed) -> Any:
+def bc(run: Run) -> list:
     """Cloning of the target's data alone."""
-    return run.clone("bc", run.target, run.config.scratch)
+    return run.clone("bc", run.targets, run.config.scratch)
 
 
-def iql(run: Seed) -> Any:
+def iql(run: Run) -> list:
     """IQL with its Gaussian actor on the target's data alone."""
-    backbone = psec.GaussianBackbone(run.target.action_size)
-    policy, _ = run.improved("iql", run.target, run.fresh("iql", run.target, backbone))
-    return policy
+    backbone = psec.GaussianBackbone(run.data.target.action_size)
+    policies, _ = run.improved("iql", run.targets, run.fresh("iql", run.targets, backbone))
+    return policies
 
 
-def scratch(run: Seed) -> Any:
+def scratch(run: Run) -> list:
     """Offline RL on the target's data alone, with the policy class of PSEC."""
-    return run.choosing(*run.improved("scratch", run.target, run.fresh("scratch", run.target)))
+    fresh = run.fresh("scratch", run.targets)
+    return run.choosing(*run.improved("scratch", run.targets, fresh))
 
 
-def joint(run: Seed) -> Any:
+def joint(run: Run) -> list:
     """Offline RL on source and target data together."""
-    both = psec.concatenate([*run.sources.values(), run.target])
+    both = [psec.concatenate([*run.sources.values(), target]) for target in run.targets]
     return run.choosing(*run.improved("joint", both, run.fresh("joint", both)))
 
 
-def finetune(run: Seed) -> Any:
+def finetune(run: Run) -> list:
     """Offline RL on the target's data, from π₀ on, with nothing frozen."""
-    return run.choosing(*run.improved("finetune", run.target, run.library.base))
+    return run.choosing(*run.improved("finetune", run.targets, run.bases))
 
 
-def skill(run: Seed) -> Any:
+def skill(run: Run) -> list:
     """The target's skill on π₀ at weight 1."""
-    critics, library = run.critics, run.library
-    return run.choosing(library.base.with_bank(library.bank(["target"])), critics)
-
-
-def composed(run: Seed, level: str = "parameter", context: bool = True) -> Any:
-    """π₀ and all skills, mixed by weights that are learnt on the target's data."""
     critics = run.critics
-    agent = psec.compose(
-        run.library,
-        run.target,
+    policies = [lib.base.with_bank(lib.bank(["target"])) for lib in run.libraries]
+    return run.choosing(policies, critics)
+
+
+def composed(run: Run, level: str = "parameter", context: bool = True) -> list:
+    """π₀ and all skills, mixed by weights that are trained on the target's data."""
+    critics = run.critics
+    agents = psec.compose(
+        run.libraries,
+        run.targets,
         critics=critics,
         weigh=run.config.critics.weigh(),
-        **run.config.mixing(len(run.library.names()), level, context),
+        **run.config.mixing(len(run.libraries[0].names()), level, context),
         **run.fitting(f"compose {level}{'' if context else ' fixed'}"),
     )
-    return run.choosing(agent, critics)
+    return run.choosing(agents, critics)
 
 
-def elsewhere(run: Seed, algorithm: str) -> Any:
+def elsewhere(run: Run, algorithm: str) -> list:
     """An algorithm of d3rlpy's on the target's data alone."""
     from experiments import d3rlpy
 
-    return d3rlpy.train(algorithm, run.target, steps=run.config.scratch.steps, seed=run.seed)
+    steps = run.config.scratch.steps
+    return [
+        d3rlpy.train(algorithm, target, steps=steps, seed=seed)
+        for target, seed in zip(run.targets, run.seeds, strict=True)
+    ]
 
 
-METHODS: dict[str, tuple[str, Callable[[Seed], Any]]] = {
+METHODS: dict[str, tuple[str, Callable[[Run], list]]] = {
     "zero_shot": ("π₀, zero-shot", zero_shot),
     "bc": ("BC", bc),
     "iql": ("IQL", iql),
@@ -239,39 +251,33 @@ def run(config: DynamicsShift, out: Path, recorder: Recorder) -> None:
         check_alike({**data.sources, "the target": data.target}, vector)
         if "joint" in config.methods:
             check_joined([*data.sources.values(), data.target])
-        each_seed(
+        run_seeds(
             config,
-            lambda seed: run_seed(
-                Seed(config, seed, out / f"seed_{seed}", recorder, data), column, vector
-            ),
+            lambda seeds: train(Run(config, seeds, out, recorder, data), column, vector),
             finished,
         )
     report(config, out, recorder)
 
 
-def run_seed(this: Seed, column: str, vector: VectorEnv) -> None:
+def train(this: Run, column: str, vector: VectorEnv) -> None:
+    """Every method, trained and evaluated."""
     config = this.config
-    record = partial(
-        this.recorder.evaluation, setting="dynamics_shift", task=column, seed=this.seed
-    )
+    record = partial(this.record, setting="dynamics_shift", task=column)
     for method in config.methods:
         if this.measured(method, column, "score"):
             continue
-        evaluation = psec.evaluate(
-            METHODS[method][1](this),
-            vector,
-            episodes=config.evaluation.episodes,
-            key=this.key("evaluate"),
-        )
+        evaluations = this.evaluate(METHODS[method][1](this), vector, "evaluate")
         steps = config.pretrain.steps if method == "zero_shot" else config.scratch.steps
-        record(method=method, step=steps, evaluation=evaluation)
-        score = psec.Evaluation(
-            scores.d4rl_score(config.robot.reference, evaluation.returns), evaluation.lengths
-        )
-        record(method=method, step=steps, evaluation=score, metric="score")
-    # Single transitions have no return of their own.
-    shown = this.data.target if config.target.by == "transition" else this.target
-    this.recorder.demonstrations(shown, setting="dynamics_shift", task=column, seed=this.seed)
+        record(evaluations, method=method, step=steps)
+        normalized = [
+            psec.Evaluation(scores.d4rl_score(config.robot.reference, e.returns), e.lengths)
+            for e in evaluations
+        ]
+        record(normalized, method=method, step=steps, metric="score")
+    for seed, target in zip(this.seeds, this.targets, strict=True):
+        # Single transitions have no return of their own.
+        shown = this.data.target if config.target.by == "transition" else target
+        this.recorder.demonstrations(shown, setting="dynamics_shift", task=column, seed=seed)
 
 
 def report(config: DynamicsShift, out: Path, recorder: Recorder) -> None:

@@ -20,11 +20,11 @@ from gymnasium.vector import VectorEnv
 from omegaconf import DictConfig
 
 import psec_jax as psec
-from experiments.config import ConfigError, MultiObjective
+from experiments.config import ConfigError, MultiObjective, Stage
 from experiments.launching import command, launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
-from experiments.stages import Stages, check_alike, each_seed, keep, library_of
+from experiments.stages import Stages, check_alike, run_seeds
 from psec_jax.data.registry import local_datasets
 from psec_jax.data.selection import Selection, safe_and_rewarding
 from psec_jax.envs import known_ids
@@ -81,24 +81,27 @@ def _naming(dataset: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Seed(Stages):
-    """One seed of one configuration, and what several methods build on, made once."""
+class Run(Stages):
+    """Seeds of one configuration, and what several methods build on, made once."""
 
     config: MultiObjective
     data: Data
 
     @functools.cached_property
-    def library(self) -> psec.SkillLibrary:
-        """Around π₀, by behaviour cloning of all data."""
-        base = self.clone("pretrain", self.data.all, self.config.pretrain)
-        return library_of(base, self.out / "library")
+    def libraries(self) -> list[psec.SkillLibrary]:
+        """Around π₀, by behavior cloning of all data."""
+        return self.libraries_of(self.clone("pretrain", self.data.all, self.config.pretrain))
+
+    @property
+    def bases(self) -> list[psec.Policy]:
+        return [library.base for library in self.libraries]
 
     @functools.cached_property
-    def critics(self) -> Mapping[str, psec.Critics]:
+    def critics(self) -> list[Mapping[str, psec.Critics]]:
         """Those of the skills, which are put into the library."""
         objectives = self.config.objectives
         skills, critics = psec.learn_skills(
-            self.library.base,
+            self.bases,
             self.data.all,
             skills={name: plan.build() for name, plan in objectives.skills.items()},
             adapter=self.config.adapter.build("low_rank"),
@@ -106,65 +109,69 @@ class Seed(Stages):
             **objectives.options(self.data.all),
             **self.fitting("skills"),
         )
-        for name, learnt in skills.items():
-            keep(self.library, name, learnt, dataset_name(self.config), self.seed)
+        for name in objectives.skills:
+            trained = [own[name] for own in skills]
+            self.keep(self.libraries, name, trained, dataset_name(self.config))
         return critics
 
-    def clone(self, label: str, data: psec.TransitionDataset, stage) -> psec.Policy:
-        backbone = self.config.backbone.build(data.action_size)
+    def clone(self, label: str, data: psec.TransitionDataset, stage: Stage) -> list[psec.Policy]:
+        """Behavior cloning into a fresh policy."""
         return psec.pretrain(
             data,
-            backbone=backbone,
+            backbone=self.config.backbone.build(data.action_size),
             statistics=self.config.statistics(data),
             **stage.options(),
             **self.fitting(label),
         )
 
-    def choosing(self, policy: Any, critics: Mapping[str, psec.Critics]) -> Any:
-        """``policy`` acting by the best of some samples."""
+    def choosing(self, policies: list, critics: list[Mapping[str, psec.Critics]]) -> list:
+        """Each policy acting by the best of some samples."""
         objectives = self.config.objectives
         if objectives.candidates == 1:
-            return policy
-        return psec.BestOf(policy, objectives.scorer(critics), objectives.candidates)
+            return policies
+        return [
+            psec.BestOf(policy, objectives.scorer(own), objectives.candidates)
+            for policy, own in zip(policies, critics, strict=True)
+        ]
 
 
-def bc(run: Seed) -> Any:
+def bc(run: Run) -> list:
     """π₀: cloning of all data."""
-    return run.library.base
+    return run.bases
 
 
-def bc_safe(run: Seed) -> Any:
+def bc_safe(run: Run) -> list:
     """Cloning of the safe trajectories."""
     return run.clone("bc_safe", run.data.safe.data, run.config.scratch)
 
 
-def fisor(run: Seed) -> Any:
+def fisor(run: Run) -> list:
     """One policy whose samples are weighed by feasibility and, where feasible, by reward."""
-    backbone = run.config.backbone.build(run.data.all.action_size)
-    statistics = run.config.statistics(run.data.all)
-    policy, critics = psec.improve(
-        psec.Policy.create(backbone, statistics, run.key("create fisor")),
-        run.data.all,
-        weigh=run.config.objectives.fisor.build(),
-        **run.config.scratch.options(),
-        **run.config.objectives.options(run.data.all),
+    data, config = run.data.all, run.config
+    backbone, statistics = config.backbone.build(data.action_size), config.statistics(data)
+    policies, critics = psec.improve(
+        [psec.Policy.create(backbone, statistics, key) for key in run.key("create fisor")],
+        data,
+        weigh=config.objectives.fisor.build(),
+        **config.scratch.options(),
+        **config.objectives.options(data),
         **run.fitting("fisor"),
     )
-    return run.choosing(policy, critics)
+    return run.choosing(policies, critics)
 
 
-def alone(run: Seed, name: str) -> Any:
+def alone(run: Run, name: str) -> list:
     """π₀ with one skill at weight 1, without any choice among samples."""
     run.critics  # noqa: B018  (puts the skills into the library)
-    return run.library.base.with_bank(run.library.bank([name]))
+    return [library.base.with_bank(library.bank([name])) for library in run.libraries]
 
 
-def composed(run: Seed, level: str = "parameter", context: bool = True) -> Any:
-    """π₀ and all skills, mixed by weights that are learnt on the safe and rewarding data."""
+def composed(run: Run, level: str = "parameter", context: bool = True) -> list:
+    """π₀ and all skills, mixed by weights that are trained on the safe and rewarding data."""
     critics, config = run.critics, run.config
     names = list(config.objectives.skills)
-    agent = psec.compose(
-        run.library,
+    agents = psec.compose(
+        run.libraries,
         run.data.mixing,
         skills=names,
         anchor=[config.anchor[name] for name in names] if config.anchor else None,
@@ -172,10 +179,10 @@ def composed(run: Seed, level: str = "parameter", context: bool = True) -> Any:
         **config.mixing(len(names), level, context),
         **run.fitting(f"compose {level}{'' if context else ' fixed'}"),
     )
-    return run.choosing(agent, critics)
+    return run.choosing(agents, critics)
 
 
-METHODS: dict[str, tuple[str, Callable[[Seed], Any]]] = {
+METHODS: dict[str, tuple[str, Callable[[Run], list]]] = {
     "bc": ("BC", bc),
     "bc_safe": ("BC-safe", bc_safe),
     "fisor": ("FISOR", fisor),
@@ -188,7 +195,7 @@ METHODS: dict[str, tuple[str, Callable[[Seed], Any]]] = {
 }
 
 
-def methods(config: MultiObjective) -> dict[str, tuple[str, Callable[[Seed], Any]]]:
+def methods(config: MultiObjective) -> dict[str, tuple[str, Callable[[Run], list]]]:
     """Every method, each skill alone among them."""
     skills = {
         name: (f"{name.capitalize()} skill", partial(alone, name=name))
@@ -210,38 +217,36 @@ def run(config: MultiObjective, out: Path, recorder: Recorder) -> None:
             print(f"context network: {data.best}", flush=True)
             facts = {"safe": data.best.safe, "chosen": data.best.chosen}
             recorder.text("selection.json", json.dumps(facts) + "\n")
-        each_seed(
+        run_seeds(
             config,
-            lambda seed: run_seed(
-                Seed(config, seed, out / f"seed_{seed}", recorder, data), vector
-            ),
+            lambda seeds: train(Run(config, seeds, out, recorder, data), vector),
             lambda seed: all(recorder.has(m, task, seed, "cost") for m in config.methods),
         )
     report(config, out, recorder)
 
 
-def run_seed(this: Seed, vector: VectorEnv) -> None:
+def train(this: Run, vector: VectorEnv) -> None:
+    """Every method, trained and evaluated."""
     config, known = this.config, methods(this.config)
-    record = partial(this.recorder.evaluation, setting=SETTING, task=config.task, seed=this.seed)
+    record = partial(this.record, setting=SETTING, task=config.task)
     for method in config.methods:
         if this.measured(method, config.task, "cost"):
             continue
-        agent = known[method][1](this)
-        evaluation = psec.evaluate(
-            agent, vector, episodes=config.evaluation.episodes, key=this.key("evaluate")
-        )
-        if method == "psec" and this.seed == config.seeds[0]:
-            trace(agent, this)
+        agents = known[method][1](this)
+        evaluations = this.evaluate(agents, vector, "evaluate")
+        if method == "psec" and this.seeds[0] == config.seeds[0]:
+            trace(agents[0], this)
         stage = config.pretrain if method == "bc" else config.scratch
-        record(method=method, step=stage.steps, evaluation=evaluation)
-        record(method=method, step=stage.steps, evaluation=evaluation, metric="cost")
+        record(evaluations, method=method, step=stage.steps)
+        record(evaluations, method=method, step=stage.steps, metric="cost")
 
 
-def trace(agent: Any, this: Seed) -> None:
-    """α(s) over one episode, as a figure and as numbers, with pictures where there are any."""
+def trace(agent: Any, this: Run) -> None:
+    """α(s) over one episode of the first seed, as a figure and as numbers, with pictures where
+    there are any."""
     task = this.config.task
     pictures = 10 if task.startswith("metadrive/") else 0
-    found = trace_weights(agent, task, key=this.key("trace"), picture_every=pictures)
+    found = trace_weights(agent, task, key=this.key("trace")[0], picture_every=pictures)
     this.recorder.trace("weights", found, agent.names, title=f"PSEC, {task}")
 
 

@@ -1,4 +1,4 @@
-"""What the stages of one seed of a run have in common."""
+"""What the stages of a run have in common."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,28 +6,38 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from gymnasium.vector import VectorEnv
 
 from experiments.config import ConfigError, Setting
 from experiments.recording import Recorder
-from psec_jax import Policy, Skill, SkillLibrary, TransitionDataset, concatenate, load_dataset
+from psec_jax import (
+    Evaluation,
+    Policy,
+    Skill,
+    SkillLibrary,
+    TransitionDataset,
+    concatenate,
+    evaluate,
+    load_dataset,
+)
 from psec_jax.errors import BrokenFile
-from psec_jax.training.seeds import named_key, side_by_side
+from psec_jax.training.seeds import named_key
 
 
-def each_seed(
-    config: Setting, run: Callable[[int], None], finished: Callable[[int], bool]
+def run_seeds(
+    config: Setting, run: Callable[[list[int]], None], finished: Callable[[int], bool]
 ) -> None:
-    """``run(seed)`` for each seed that is not ``finished``.
+    """``run(seeds)`` for the seeds that are not ``finished``, together or one by one.
 
-    Side by side all are run or none, for what they learn together is also saved together.
+    Together all are run or none, for what they train together is also saved together.
     """
     left = [seed for seed in config.seeds if not finished(seed)]
     if left and config.side_by_side:
-        side_by_side(run, config.seeds)
+        run(config.seeds)
     else:
         for seed in left:
-            run(seed)
+            run([seed])
 
 
 def load(name: str, trajectories: int | None = None) -> TransitionDataset:
@@ -66,35 +76,57 @@ def library_of(base: Policy, path: Path) -> SkillLibrary:
     return SkillLibrary.open(path) if path.exists() else SkillLibrary.create(path, base)
 
 
-def keep(library: SkillLibrary, name: str, skill: Skill, dataset: str, seed: int) -> None:
-    """Put ``skill`` into the library, unless an interrupted run did."""
-    if name not in library.names():
-        library.add(name, skill, dataset=dataset, seed=seed)
-
-
 @dataclass(frozen=True)
 class Stages:
-    """One seed of one configuration; subclasses hold what several methods build on, made once."""
+    """Seeds of one configuration that are trained together.
+
+    What the stages make are lists, one entry a seed. Subclasses hold what several methods build
+    on, made once.
+    """
 
     config: Setting
-    seed: int
+    seeds: list[int]
     out: Path
     recorder: Recorder
 
     def measured(self, method: str, task: str, metric: str) -> bool:
-        """Whether this seed, and those side by side with it, need not run ``method`` any more."""
-        seeds = self.config.seeds if self.config.side_by_side else [self.seed]
-        return all(self.recorder.has(method, task, seed, metric) for seed in seeds)
+        """Whether no seed needs to run ``method`` any more."""
+        return all(self.recorder.has(method, task, seed, metric) for seed in self.seeds)
 
     def key(self, name: str) -> jax.Array:
-        """The random key of the stage called ``name``."""
-        return named_key(jax.random.key(self.seed), name)
+        """The random keys of the stage called ``name``, (seed,)."""
+        return named_key(jnp.stack([jax.random.key(seed) for seed in self.seeds]), name)
 
     def fitting(self, label: str) -> dict[str, Any]:
         """What every call of a verb takes here."""
         return {
             "key": self.key(label),
-            "label": f"{label} (seed {self.seed})",
+            "label": [f"{label} (seed {seed})" for seed in self.seeds],
             "progress": self.config.progress,
             **self.recorder.fit_options,
         }
+
+    def libraries_of(self, bases: Sequence[Policy]) -> list[SkillLibrary]:
+        """Each seed's library, begun around its base where there is none."""
+        return [
+            library_of(base, self.out / f"seed_{seed}" / "library")
+            for seed, base in zip(self.seeds, bases, strict=True)
+        ]
+
+    def keep(
+        self, libraries: Sequence[SkillLibrary], name: str, skills: Sequence[Skill], dataset: str
+    ) -> None:
+        """Put each seed's skill into its library, unless an interrupted run did."""
+        for library, skill, seed in zip(libraries, skills, self.seeds, strict=True):
+            if name not in library.names():
+                library.add(name, skill, dataset=dataset, seed=seed)
+
+    def evaluate(self, agents: Sequence[Any], vector: VectorEnv, name: str) -> list[Evaluation]:
+        """Each seed's agent, with the keys of the stage called ``name``."""
+        episodes = self.config.evaluation.episodes
+        return evaluate(list(agents), vector, episodes=episodes, key=self.key(name))
+
+    def record(self, evaluations: Sequence[Evaluation], **where: Any) -> None:
+        """See ``Recorder.evaluation``."""
+        for seed, evaluation in zip(self.seeds, evaluations, strict=True):
+            self.recorder.evaluation(seed=seed, evaluation=evaluation, **where)

@@ -9,7 +9,7 @@ from psec_jax.learners import AdvantageWeights, Critics, Optimisation, Return
 from psec_jax.policies import BestOf, Policy, Statistics, fingerprint
 from psec_jax.skills import Adapter, Bank, Skill
 from psec_jax.skills.library import SkillLibrary
-from psec_jax.training import Checkpoints, join_processes, side_by_side
+from psec_jax.training import Checkpoints, join_processes, stack, unstack
 from psec_jax.verbs import compose, compose_policies, improve, learn_skill, learn_skills, pretrain
 
 __all__ = [
@@ -42,5 +42,6 @@ __all__ = [
     "load_dataset",
     "pretrain",
     "safe_and_rewarding",
-    "side_by_side",
+    "stack",
+    "unstack",
 ]

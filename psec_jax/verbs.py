@@ -1,7 +1,12 @@
 """The verbs: each is a learner plus ``fit``. Whoever needs more takes the learner itself.
 
 Every verb passes further keywords on to ``fit`` (``label``, ``writer``, ``checkpoints``, …); its
-``inspect(step, what is learnt)`` is shown what the verb would return.
+``inspect(step, what is trained)`` is shown what the verb would return.
+
+**Several seeds.** With keys of shape (n,), as ``jax.random.split(key, n)`` gives, n seeds are
+trained in one program, and a list of n is returned, each one as if it had been trained alone (to
+float tolerance). What is given may then be a list of n, one for each seed: data, policies,
+libraries, statistics, objectives and critics.
 """
 
 import dataclasses
@@ -11,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from psec_jax.backbones import Backbone, DiffusionBackbone
@@ -36,6 +42,7 @@ from psec_jax.settings import plain_settings
 from psec_jax.skills.bank import Adapter, Skill
 from psec_jax.skills.library import SkillLibrary
 from psec_jax.training import fit
+from psec_jax.training.seeds import for_each_seed, seed_count
 
 
 def pretrain(
@@ -53,13 +60,18 @@ def pretrain(
 
     ``statistics`` normalise its observations; those of ``data`` where None.
     """
-    backbone = DiffusionBackbone(data.action_size) if backbone is None else backbone
-    statistics = Statistics.of(data.observations) if statistics is None else statistics
-    init_key, fit_key = jax.random.split(key)
-    policy = Policy.create(backbone, statistics, init_key)
-    _check_sizes(policy, data)
-    learner = PolicyLearner(policy, _for(steps, optimisation))
-    return learner.result(_fit(learner, data, steps, batch_size, fit_key, fit_options))
+
+    def learner(key, data, statistics):
+        own = DiffusionBackbone(data.action_size) if backbone is None else backbone
+        if statistics is None:
+            statistics = Statistics.of(data.observations)
+        init_key, fit_key = jax.random.split(key)
+        policy = Policy.create(own, statistics, init_key)
+        _check_sizes(policy, data)
+        return PolicyLearner(policy, _for(steps, optimisation)), data, fit_key
+
+    parts = {"data": data, "statistics": statistics}
+    return _trained(learner, key, parts, steps, batch_size, fit_options)
 
 
 def learn_skill(
@@ -76,14 +88,18 @@ def learn_skill(
 ) -> Skill:
     """Clone ``data`` into a skill on the frozen ``base``; ``rank`` is a short cut to
     ``adapter=Adapter(rank=rank)``."""
-    _check_sizes(base, data)
     if rank is not None and adapter is not None:
         raise ValueError("give rank or adapter, not both")
     if adapter is None:
         adapter = Adapter() if rank is None else Adapter(rank=rank)
-    learner = SkillLearner(base, adapter, _for(steps, optimisation))
-    state = _fit(learner, data, steps, batch_size, key, fit_options)
-    return learner.result(state, steps=steps, batch_size=batch_size)
+
+    def learner(key, base, data):
+        _check_sizes(base, data)
+        return SkillLearner(base, adapter, _for(steps, optimisation)), data, key
+
+    facts = {"steps": steps, "batch_size": batch_size}
+    parts = {"base": base, "data": data}
+    return _trained(learner, key, parts, steps, batch_size, fit_options, facts)
 
 
 def learn_skills(
@@ -109,20 +125,25 @@ def learn_skills(
     ``expectile`` is one for all critics or one for each by name; ``value_network`` is V's where
     it is another than Q's. Returns skills and critics, by name.
     """
-    _check_sizes(base, data)
     skills = {"skill": AdvantageWeights()} if skills is None else skills
     adapter = Adapter() if adapter is None else adapter
-    critic_options = steps, critic_optimisation, expectile, value_network
-    learner = GuidedLearner(
-        _critics(base.statistics, data, objectives, critic_options),
-        SkillLearner(base, adapter, _for(steps, optimisation)),
-        tuple(skills.items()),
-    )
-    learnt, critics = learner.result(_fit(learner, data, steps, batch_size, key, fit_options))
-    for name, skill in learnt.items():
-        facts = {"steps": steps, "batch_size": batch_size, "weights": _named(skills[name])}
-        learnt[name] = dataclasses.replace(skill, provenance={**skill.provenance, **facts})
-    return learnt, critics
+
+    def learner(key, base, data, objectives):
+        _check_sizes(base, data)
+        critic_options = steps, critic_optimisation, expectile, value_network
+        critics = _critics(base.statistics, data, objectives, critic_options)
+        actor = SkillLearner(base, adapter, _for(steps, optimisation))
+        return GuidedLearner(critics, actor, tuple(skills.items())), data, key
+
+    parts = {"base": base, "data": data, "objectives": objectives}
+    found = _trained(learner, key, parts, steps, batch_size, fit_options)
+    facts = {"steps": steps, "batch_size": batch_size}
+    several = isinstance(found, list)
+    for trained, _ in found if several else [found]:
+        for name, skill in trained.items():
+            said = {**skill.provenance, **facts, "weights": _named(skills[name])}
+            trained[name] = dataclasses.replace(skill, provenance=said)
+    return _apart(found) if several else found
 
 
 def improve(
@@ -144,16 +165,20 @@ def improve(
 
     As ``learn_skills``, without skills: IQL's policy extraction, by the backbone's own loss.
     """
-    _check_sizes(policy, data)
     weigh = AdvantageWeights() if weigh is None else weigh
-    critic_options = steps, critic_optimisation, expectile, value_network
-    learner = GuidedLearner(
-        _critics(policy.statistics, data, objectives, critic_options),
-        PolicyLearner(policy, _for(steps, optimisation)),
-        (("policy", weigh),),
-    )
-    learnt, critics = learner.result(_fit(learner, data, steps, batch_size, key, fit_options))
-    return learnt["policy"], critics
+
+    def learner(key, policy, data, objectives):
+        _check_sizes(policy, data)
+        critic_options = steps, critic_optimisation, expectile, value_network
+        critics = _critics(policy.statistics, data, objectives, critic_options)
+        actor = PolicyLearner(policy, _for(steps, optimisation))
+        return GuidedLearner(critics, actor, (("policy", weigh),)), data, key
+
+    parts = {"policy": policy, "data": data, "objectives": objectives}
+    found = _trained(learner, key, parts, steps, batch_size, fit_options)
+    if isinstance(found, list):
+        return _apart([(trained["policy"], critics) for trained, critics in found])
+    return found[0]["policy"], found[1]
 
 
 def compose(
@@ -185,14 +210,20 @@ def compose(
     before. Constant weights have an optimiser of their own where None is given, since they must
     reach their values by themselves.
     """
-    init_key, fit_key = jax.random.split(key)
-    policy = library.base.with_bank(library.bank(skills))
-    network = _context(policy.bank.size, context)
-    composed = ComposedPolicy.create(policy, network, level, init_key, base_enters)
     anchor = None if anchor is None else tuple(anchor)
-    optimisation = _for_weights(network, steps, optimisation)
-    learner = ContextLearner(composed, optimisation, anchor, anchor_strength, through_sampler)
-    return _learn_weights(learner, data, steps, batch_size, fit_key, critics, weigh, fit_options)
+
+    def learner(key, library, data, critics):
+        init_key, fit_key = jax.random.split(key)
+        policy = library.base.with_bank(library.bank(skills))
+        network = _context(policy.bank.size, context)
+        composed = ComposedPolicy.create(policy, network, level, init_key, base_enters)
+        how = _for_weights(network, steps, optimisation)
+        own = ContextLearner(composed, how, anchor, anchor_strength, through_sampler)
+        _check_sizes(composed, data)
+        return _weighed(own, critics, weigh), data, fit_key
+
+    parts = {"library": library, "data": data, "critics": critics}
+    return _mixed(_trained(learner, key, parts, steps, batch_size, fit_options))
 
 
 def compose_policies(
@@ -213,14 +244,66 @@ def compose_policies(
     **fit_options: Any,
 ) -> ComposedPolicy:
     """``compose`` for policies that share no parameters, at the noise or action level."""
-    init_key, fit_key = jax.random.split(key)
-    network = _context(len(policies), context)
-    composed = ComposedPolicy.of_policies(
-        base, tuple(policies.values()), network, level, init_key, tuple(policies), base_enters
-    )
-    optimisation = _for_weights(network, steps, optimisation)
-    learner = ContextLearner(composed, optimisation, through_sampler=through_sampler)
-    return _learn_weights(learner, data, steps, batch_size, fit_key, critics, weigh, fit_options)
+
+    def learner(key, base, policies, data, critics):
+        init_key, fit_key = jax.random.split(key)
+        network = _context(len(policies), context)
+        composed = ComposedPolicy.of_policies(
+            base, tuple(policies.values()), network, level, init_key, tuple(policies), base_enters
+        )
+        how = _for_weights(network, steps, optimisation)
+        own = ContextLearner(composed, how, through_sampler=through_sampler)
+        _check_sizes(composed, data)
+        return _weighed(own, critics, weigh), data, fit_key
+
+    parts = {"base": base, "policies": policies, "data": data, "critics": critics}
+    return _mixed(_trained(learner, key, parts, steps, batch_size, fit_options))
+
+
+def _trained(make, key, parts, steps, batch_size, options, facts=None):
+    """What the learner results in that ``make(key, *parts)`` gives with its data and key, for one
+    seed or a list for several."""
+    several = seed_count(key)
+    keys = [key] if several is None else list(key)
+    each = [for_each_seed(part, len(keys), name) for name, part in parts.items()]
+    made = [make(*own) for own in zip(keys, *each, strict=True)]
+    learners, data, fit_keys = (list(found) for found in zip(*made, strict=True))
+
+    def results(states):
+        if several is None:
+            return learners[0].result(states, **(facts or {}))
+        return [
+            own.result(state, **(facts or {})) for own, state in zip(learners, states, strict=True)
+        ]
+
+    options = {**options, "steps": steps, "batch_size": batch_size}
+    if (inspect := options.get("inspect")) is not None:
+        options["inspect"] = lambda step, states: inspect(step, results(states))
+    if several is None:
+        return results(fit(learners[0], data[0], key=fit_keys[0], **options))
+    return results(fit(learners, data, key=jnp.stack(fit_keys), **options))
+
+
+def _apart(pairs: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+    """The first and the second of each seed's pair, in lists."""
+    first, second = zip(*pairs, strict=True)
+    return list(first), list(second)
+
+
+def _weighed(learner: ContextLearner, critics, weigh: Weigh | None) -> Any:
+    if weigh is None:
+        return learner
+    if not critics:
+        raise ValueError("weigh needs critics; learn them with learn_skills or improve")
+    frozen = {name: Frozen(critic) for name, critic in critics.items()}
+    return GuidedLearner(frozen, learner, (("context", weigh),))
+
+
+def _mixed(found: Any) -> Any:
+    """The composed policies, where critics weighed their samples or not."""
+    if isinstance(found, list):
+        return [_mixed(one) for one in found]
+    return found[0]["context"] if isinstance(found, tuple) else found
 
 
 def _named(weigh: Weigh | None) -> str:
@@ -248,21 +331,9 @@ def _for_weights(
             f"in {steps} updates at learning rate {optimisation.learning_rate:g} constant weights "
             f"move by at most {optimisation.reach:.2g}, and so stay near where they start; raise "
             "steps or the learning rate until their product is at least 2",
-            stacklevel=3,
+            stacklevel=5,
         )
     return optimisation
-
-
-def _learn_weights(learner, data, steps, batch_size, key, critics, weigh, options):
-    _check_sizes(learner.composed, data)
-    if weigh is None:
-        return learner.result(_fit(learner, data, steps, batch_size, key, options))
-    if not critics:
-        raise ValueError("weigh needs critics; learn them with learn_skills or improve")
-    frozen = {name: Frozen(critic) for name, critic in critics.items()}
-    guided = GuidedLearner(frozen, learner, (("context", weigh),))
-    learnt, _ = guided.result(_fit(guided, data, steps, batch_size, key, options))
-    return learnt["context"]
 
 
 def _critics(statistics, data, objectives, options):
@@ -293,14 +364,6 @@ def _for(steps: int, optimisation: Optimisation | None) -> Optimisation:
     if optimisation is None:
         return Optimisation(steps=steps)
     return dataclasses.replace(optimisation, steps=steps)
-
-
-def _fit(learner, data, steps, batch_size, key, options):
-    """``fit``, whose ``inspect`` is shown what the learner's state results in."""
-    if (inspect := options.get("inspect")) is not None:
-        shown = lambda step, state: inspect(step, learner.result(state))  # noqa: E731
-        options = {**options, "inspect": shown}
-    return fit(learner, data, steps=steps, batch_size=batch_size, key=key, **options)
 
 
 def _check_sizes(policy: Policy | ComposedPolicy, data: TransitionDataset) -> None:

@@ -1,7 +1,7 @@
 """Evaluating a policy in an environment: many episodes at once, one policy call for all."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from psec_jax import envs
 from psec_jax.envs import Environment
 from psec_jax.evaluation.rollout import Step, rollout
-from psec_jax.training.seeds import groups, joined, shapes, stacked
+from psec_jax.training.seeds import for_each_seed, groups, seed_count, shapes, stacked
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def evaluate(
     key: jax.Array,
     parallel: int = 50,
     max_steps: int = 100_000,
-) -> Evaluation:
+) -> Evaluation | list[Evaluation]:
     """Undiscounted returns and costs of ``episodes`` episodes, many at once.
 
     ``policy`` is a pytree with ``sample(key, observations)``. ``environment`` is one of:
@@ -66,8 +66,10 @@ def evaluate(
     Observations must be vectors (a one-dimensional ``Box``), and actions a ``Box`` with finite
     bounds, to which the policy's [−1, 1] is scaled dimension by dimension; its array of another
     shape is filled row by row. Costs are those of ``info["cost"]``. Both the policy's randomness
-    and the environments' seeds follow from ``key``. Within ``side_by_side`` as many policies act
-    at once as there are copies for.
+    and the environments' seeds follow from ``key``.
+
+    With keys of shape (n,) n evaluations are returned, each as if alone: of one policy, or of a
+    list of n. As many of them act at once as there are copies for.
 
     Raises ``ValueError`` if the environment does not fit the policy, and ``RuntimeError`` if an
     episode takes more than ``max_steps`` steps.
@@ -76,25 +78,16 @@ def evaluate(
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value!r}")
-    kind = environment, *counts.values()
-    return joined(_evaluate_together, _Call(policy, environment, key, **counts), kind)
+    several = seed_count(key)
+    keys = [key] if several is None else list(key)
+    policies = for_each_seed(policy, len(keys), "policy")
+    found = _evaluations(policies, environment, keys, **counts)
+    return found[0] if several is None else found
 
 
-@dataclass(frozen=True)
-class _Call:
-    """What one call of ``evaluate`` asks for."""
-
-    policy: Any
-    environment: Environment
-    key: jax.Array
-    episodes: int
-    parallel: int
-    max_steps: int
-
-
-def _evaluate_together(calls: Sequence[_Call]) -> list[Evaluation]:
-    """The calls differ in policy and key alone."""
-    environment, episodes, most = calls[0].environment, calls[0].episodes, calls[0].parallel
+def _evaluations(policies, environment, keys, episodes, parallel, max_steps) -> list[Evaluation]:
+    """One for each policy and key."""
+    most = parallel
     if isinstance(environment, gymnasium.Env):
         most = 1
     elif isinstance(environment, VectorEnv):
@@ -102,18 +95,18 @@ def _evaluate_together(calls: Sequence[_Call]) -> list[Evaluation]:
     rounds = -(-episodes // most)
     copies = -(-episodes // rounds)
     found = []
-    with _opened(environment, copies * min(len(calls), most // copies)) as vector:
-        for call in calls:
-            check_fit(call.policy, vector, environment)
+    with _opened(environment, copies * min(len(policies), most // copies)) as vector:
+        for policy in policies:
+            check_fit(policy, vector, environment)
         at_once = vector.num_envs // copies
-        for first in range(0, len(calls), at_once):
-            some = calls[first : first + at_once]
+        for first in range(0, len(policies), at_once):
+            some = policies[first : first + at_once]
             parts = []
-            keys = zip(*(jax.random.split(call.key, rounds) for call in some), strict=True)
-            for index, round_keys in enumerate(keys):
+            own = (jax.random.split(key, rounds) for key in keys[first : first + at_once])
+            for index, round_keys in enumerate(zip(*own, strict=True)):
                 count = min(copies, episodes - index * copies)
-                steps = _episodes([c.policy for c in some], vector, copies, count, round_keys)
-                limited = _limited(steps, calls[0].max_steps, environment)
+                steps = _episodes(some, vector, copies, count, round_keys)
+                limited = _limited(steps, max_steps, environment)
                 totals = _totals(limited, vector.num_envs)[:, : len(some) * copies]
                 parts.append(totals.reshape(3, len(some), copies)[:, :, :count])
             for returns, lengths, costs in np.moveaxis(np.concatenate(parts, 2), 1, 0):

@@ -4,7 +4,7 @@ from psec_jax.training.checkpoints import Checkpoints, Interrupted
 from psec_jax.training.fit import fit
 from psec_jax.training.metrics import JsonLines, Writer
 from psec_jax.training.processes import join_processes
-from psec_jax.training.seeds import side_by_side
+from psec_jax.training.seeds import stack, unstack
 
 __all__ = [
     "Checkpoints",
@@ -13,5 +13,6 @@ __all__ = [
     "Writer",
     "fit",
     "join_processes",
-    "side_by_side",
+    "stack",
+    "unstack",
 ]

@@ -20,7 +20,14 @@ from psec_jax.training.metrics import Writer
 from psec_jax.training.origin import Origin, origin_of
 from psec_jax.training.processes import leads
 from psec_jax.training.progress import Progress
-from psec_jax.training.seeds import groups, joined, shapes, stacked, unstacked
+from psec_jax.training.seeds import (
+    for_each_seed,
+    groups,
+    seed_count,
+    shapes,
+    stacked,
+    unstacked,
+)
 
 
 class Learner(Protocol):
@@ -38,8 +45,8 @@ class Learner(Protocol):
 
 
 def fit(
-    learner: Learner,
-    data: TransitionDataset,
+    learner: Learner | list[Learner],
+    data: TransitionDataset | list[TransitionDataset],
     *,
     steps: int,
     batch_size: int,
@@ -47,11 +54,11 @@ def fit(
     state: Any = None,
     start: int = 0,
     chunk: int = 100,
-    label: str | None = None,
+    label: str | list[str] | None = None,
     writer: Writer | None = None,
     progress: bool = False,
     every: int | None = None,
-    inspect: Callable[[int, Any], float | None] | None = None,
+    inspect: Callable[[int, Any], Any] | None = None,
     checkpoints: Checkpoints | None = None,
     best: bool = False,
 ) -> Any:
@@ -63,6 +70,11 @@ def fit(
     bar under ``label``. Update i uses the key ``fold_in(key, i)``, so training 0…n in one call
     equals 0…m and then, with ``state`` and ``start=m``, m…n.
 
+    **Several seeds.** With keys of shape (n,) n seeds are trained in one program, ``vmap`` of the
+    same update, and a list of n states is returned, those of one after another to float
+    tolerance. ``learner``, ``data``, ``state`` and ``label`` may each be a list of n, one for each
+    seed, whose learners differ in their arrays only. Seeds are saved together.
+
     After ``join_processes`` all processes must make the same calls, with equal data, keys and
     states, and an ``inspect`` that does alike; each returns the same, and the first alone writes.
 
@@ -73,13 +85,11 @@ def fit(
     data, key, batch size or initial state made are refused with ``OtherTraining``, which names
     what differs; the code of a learner's class is not compared.
 
-    ``inspect`` may return how good the state is, and the best state of those that are saved then
-    is kept among the checkpoints; with ``best`` it is returned in place of the last.
+    ``inspect`` may return how good the state is, for several seeds a list or their mean, and the
+    best state of those that are saved then is kept among the checkpoints; with ``best`` it is
+    returned in place of the last.
 
-    Within ``side_by_side``, fits that differ in their numbers only are one program, ``vmap`` of
-    the same update, and are saved as one: the best is then the best on average.
-
-    Raises ``Diverged`` naming the learner and the step at which a metric stopped being finite.
+    Raises ``Diverged`` naming the label and the step at which a metric stopped being finite.
     """
     steps, batch_size = _count("steps", steps), _count("batch_size", batch_size)
     chunk, every = _count("chunk", chunk), _count("every", every or steps)
@@ -88,37 +98,36 @@ def fit(
         raise ValueError("checkpoints need a label, by which the states of this fit are found")
     if best and (checkpoints is None or inspect is None):
         raise ValueError("best needs checkpoints, and an inspect that says how good a state is")
-    init_key, update_key = jax.random.split(key)
-    columns = data.columns(learner.columns)
-    made_by = {}
-    if checkpoints is not None:
-        made_by = origin_of(learner, columns, key, batch_size, state, start)
-    if state is None:
-        state = learner.init(init_key, {name: jnp.asarray(a[:1]) for name, a in columns.items()})
+    several = seed_count(key)
+    count = several or 1
+    seeds = [
+        _Seed.of(*parts, batch_size, start, checkpoints is not None)
+        for parts in zip(
+            for_each_seed(learner, count, "learner"),
+            for_each_seed(data, count, "data"),
+            [key] if several is None else list(key),
+            for_each_seed(state, count, "state"),
+            _labels(label, for_each_seed(learner, count, "learner"), several),
+            strict=True,
+        )
+    ]
+    _check_alike(seeds)
     numbers = _Numbers(start, steps, batch_size, chunk, every, best)
-    widths = {name: array.shape[1:] for name, array in columns.items()}
-    one = _Fit(
-        learner,
-        columns,
-        state,
-        update_key,
-        numbers,
-        label or learner.name,
-        writer if leads() else None,
-        progress and leads(),
-        inspect,
-        checkpoints,
-        made_by,
-    )
-    kind = numbers, widths, checkpoints, shapes((learner, state))
-    return joined(_fit_together, one, kind)
+    written = writer if leads() else None
+    shown = inspect
+    if several is None and inspect is not None:
+        shown = lambda step, states: inspect(step, states[0])  # noqa: E731
+    found = _run(seeds, numbers, written, progress and leads(), shown, checkpoints)
+    return found[0] if several is None else found
 
 
-def _count(name: str, value: Any) -> int:
-    value = python_number(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer and be at least 1, not {value!r}")
-    return value
+def _labels(label: str | list[str] | None, learners: list, several: int | None) -> list[str]:
+    if isinstance(label, list):
+        return for_each_seed(label, len(learners), "label")
+    names = [label or learner.name for learner in learners]
+    if several is None:
+        return names
+    return [f"{name} [{index}]" for index, name in enumerate(names)]
 
 
 @dataclass(frozen=True)
@@ -132,48 +141,80 @@ class _Numbers:
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """What one call of ``fit`` asks for."""
+class _Seed:
+    """What one seed is trained from."""
 
     learner: Learner
     columns: dict[str, np.ndarray]
     state: Any
     key: jax.Array
-    numbers: _Numbers
     label: str
-    writer: Writer | None
-    progress: bool
-    inspect: Callable[[int, Any], float | None] | None
-    checkpoints: Checkpoints | None
     made_by: Origin
 
+    @classmethod
+    def of(cls, learner, data, key, state, label, batch_size, start, saved) -> "_Seed":
+        init_key, update_key = jax.random.split(key)
+        columns = data.columns(learner.columns)
+        made_by = origin_of(learner, columns, key, batch_size, state, start) if saved else {}
+        if state is None:
+            example = {name: jnp.asarray(values[:1]) for name, values in columns.items()}
+            state = learner.init(init_key, example)
+        return cls(learner, columns, state, update_key, label, made_by)
 
-def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
-    """The final state of each of these fits, which can be one program."""
-    numbers, checkpoints = fits[0].numbers, fits[0].checkpoints
+
+def _check_alike(seeds: Sequence[_Seed]) -> None:
+    kinds = [
+        (shapes((seed.learner, seed.state)), {n: a.shape[1:] for n, a in seed.columns.items()})
+        for seed in seeds
+    ]
+    for seed, kind in zip(seeds, kinds, strict=True):
+        if kind != kinds[0]:
+            raise ValueError(
+                f"{seed.label} cannot be trained in one program with {seeds[0].label}: their "
+                "learners or data differ in more than numbers, such as shapes or settings; train "
+                "them one after another"
+            )
+
+
+def _count(name: str, value: Any) -> int:
+    value = python_number(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer and be at least 1, not {value!r}")
+    return value
+
+
+def _run(
+    seeds: Sequence[_Seed],
+    numbers: _Numbers,
+    writer: Writer | None,
+    progress: bool,
+    inspect: Callable[[int, list], Any] | None,
+    checkpoints: Checkpoints | None,
+) -> list[Any]:
+    """The final state of each seed."""
     step, steps, every = numbers.start, numbers.steps, numbers.every
-    label = " + ".join(one.label for one in fits)
-    layout = Layout.of(len(fits), numbers.batch_size)
-    learner, state, key = stacked([(one.learner, one.state, one.key) for one in fits])
+    labels = [seed.label for seed in seeds]
+    label = " + ".join(labels)
+    layout = Layout.of(len(seeds), numbers.batch_size)
+    learner, state, key = stacked([(seed.learner, seed.state, seed.key) for seed in seeds])
     # Chunks donate the state, so it must not share memory with the learner's frozen parts.
     state = layout.by_seed(jax.tree.map(jnp.copy, state))
     with nullcontext() if checkpoints is None else checkpoints.of(label, state) as track:
         if track is not None:
-            labels, origins = [one.label for one in fits], [one.made_by for one in fits]
+            origins = [seed.made_by for seed in seeds]
             step, state = track.latest(state, labels, origins) or (step, state)
             if step > steps:
                 raise ValueError(
                     f"{label} was trained for {step} updates before, not {steps}; remove "
                     f"{checkpoints.folder} to learn anew"
                 )
-            for one in fits:
-                if one.writer is not None:
-                    one.writer.rewind(one.label, step)
-        arrays, ranges = _pooled([one.columns for one in fits])
+            if writer is not None:
+                for name in labels:
+                    writer.rewind(name, step)
+        arrays, ranges = _pooled([seed.columns for seed in seeds])
         learner, key, ranges = layout.by_seed((learner, key, ranges))
         arrays = layout.everywhere(arrays)
-        shown = Progress(_short(fits), steps, step, shown=fits[0].progress)
-        with shown as bar, Beside() as beside:
+        with Progress(_short(labels), steps, step, shown=progress) as bar, Beside() as beside:
             while step < steps:
                 length = min(numbers.chunk, steps - step, every - step % every)
                 state, metrics = _run_chunk(
@@ -187,37 +228,37 @@ def _fit_together(fits: Sequence[_Fit]) -> list[Any]:
                     batch_size=numbers.batch_size,
                     layout=layout,
                 )
+                each = unstacked(jax.device_get(metrics), len(seeds))
                 means = [
-                    _finite_means(found, one.label, step)
-                    for found, one in zip(
-                        unstacked(jax.device_get(metrics), len(fits)), fits, strict=True
-                    )
+                    _finite_means(found, name, step)
+                    for found, name in zip(each, labels, strict=True)
                 ]
                 step += length
                 bar.advance(step, float(np.mean([mean["loss"] for mean in means])))
-                for mean, one in zip(means, fits, strict=True):
-                    if one.writer is not None:
-                        one.writer.write(one.label, step, mean)
-                inspected = any(one.inspect for one in fits)
-                if inspected and (step % every == 0 or step == steps):
+                if writer is not None:
+                    for name, mean in zip(labels, means, strict=True):
+                        writer.write(name, step, mean)
+                if inspect is not None and (step % every == 0 or step == steps):
                     beside.wait()
-                    beside(_inspect, fits, step, unstacked(layout.returned(state), len(fits)))
+                    states = unstacked(layout.returned(state), len(seeds))
+                    beside(_inspect, inspect, step, states)
                 if track is not None:
                     track.keep(step, state, last=step == steps, after=beside.wait)
         if numbers.best:
             step, state = track.best(state) or (step, state)
-    return unstacked(layout.returned(state), len(fits))
+    return unstacked(layout.returned(state), len(seeds))
 
 
-def _inspect(fits: Sequence[_Fit], step: int, learnt: Sequence[Any]) -> tuple[int, float] | None:
-    """Shows each its state; returns the step and the mean of how good they are, where all say."""
-    inspects = [one.inspect or (lambda *_: None) for one in fits]
-    said = [inspect(step, one) for inspect, one in zip(inspects, learnt, strict=True)]
-    return None if any(one is None for one in said) else (step, float(np.mean(said)))
+def _inspect(inspect: Callable, step: int, states: list[Any]) -> tuple[int, float] | None:
+    """Shows the states; returns the step and how good they are on average, where that is said."""
+    said = inspect(step, states)
+    if said is None or (isinstance(said, list | tuple) and None in said):
+        return None
+    return step, float(np.mean(said))
 
 
-def _short(fits: Sequence[_Fit]) -> str:
-    return fits[0].label + (f" + {len(fits) - 1} more" if len(fits) > 1 else "")
+def _short(labels: Sequence[str]) -> str:
+    return labels[0] + (f" + {len(labels) - 1} more" if len(labels) > 1 else "")
 
 
 def _pooled(data: Sequence[dict[str, np.ndarray]]) -> tuple[dict[str, jax.Array], jax.Array]:
@@ -225,7 +266,7 @@ def _pooled(data: Sequence[dict[str, np.ndarray]]) -> tuple[dict[str, jax.Array]
 
     Data that several have alike are there once.
     """
-    members = groups(data, lambda a, b: all(np.array_equal(a[name], b[name]) for name in a))
+    members = groups(data, _same)
     different = [data[group[0]] for group in members]
     sizes = [len(next(iter(columns.values()))) for columns in different]
     ranges = np.zeros((len(data), 2), np.int32)
@@ -236,6 +277,10 @@ def _pooled(data: Sequence[dict[str, np.ndarray]]) -> tuple[dict[str, jax.Array]
         for name in data[0]
     }
     return arrays, stacked(list(jnp.asarray(ranges)))
+
+
+def _same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return all(one[name] is other[name] or np.array_equal(one[name], other[name]) for name in one)
 
 
 @functools.partial(

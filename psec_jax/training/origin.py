@@ -79,7 +79,7 @@ def differences_of(
 ) -> list[str]:
     """How the fits of these labels differ from those that saved states, in lines."""
     if len(now) != len(there):
-        return [f"fits side by side: {len(now)} now, {len(there)} there"]
+        return [f"seeds: {len(now)} now, {len(there)} there"]
     found = [explained(differences(*pair)) for pair in zip(now, there, strict=True)]
     if len(now) == 1:
         return found[0]

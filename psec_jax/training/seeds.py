@@ -1,79 +1,57 @@
-"""Several seeds at once: each runs as if alone, and what they learn they learn in one program."""
+"""Several seeds at once: keys of shape (n,), lists of what each seed has, one program for all."""
 
-import functools
 import operator
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from greenlet import getcurrent, greenlet
-
-Item, Call, Result = TypeVar("Item"), TypeVar("Call"), TypeVar("Result")
 
 
 def named_key(key: jax.Array, name: str) -> jax.Array:
-    """The key for the stage called ``name``.
+    """The key for the stage called ``name``; of keys (n,) each one's.
 
     It depends on the name alone, so that adding a stage to a run changes no other stage.
     """
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+    number = zlib.crc32(name.encode())
+    if seed_count(key) is None:
+        return jax.random.fold_in(key, number)
+    return jax.vmap(jax.random.fold_in, (0, None))(key, number)
 
 
-def side_by_side(run: Callable[[Item], Result], each: Sequence[Item]) -> list[Result]:
-    """``[run(item) for item in each]``, where what all of them train or evaluate is done at once.
+def seed_count(key: jax.Array) -> int | None:
+    """How many seeds ``key`` stands for: n for keys of shape (n,), None for a single one.
 
-    Usually each item is a random key or a seed. They run in turn, each until it comes to a ``fit``
-    or an ``evaluate``; what waits there is then put together, where shapes, steps and
-    hyperparameters agree, into one program with a leading axis of seeds. Results are those of one
-    after another, to float tolerance. The order in which they run is always the same.
-
-    An error in one ends all.
+    Raises ``ValueError`` for keys of any other shape.
     """
-    lanes = [_Lane(functools.partial(run, item)) for item in each]
-    try:
-        for lane in lanes:
-            lane.go_on()
-        while waiting := [lane for lane in lanes if lane.asks is not None]:
-            answers: dict[int, Any] = {}
-            for group in groups([lane.asks[:2] for lane in waiting]):
-                together = waiting[group[0]].asks[0]
-                found = together([waiting[i].asks[2] for i in group])
-                answers |= zip(group, found, strict=True)
-            for index, lane in enumerate(waiting):
-                lane.go_on(answers[index])
-    finally:
-        for lane in lanes:
-            lane.throw()
-    return [lane.result for lane in lanes]
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    shape = key.shape if typed else key.shape[:-1]
+    if len(shape) > 1 or 0 in shape:
+        raise ValueError(
+            f"keys of shape {shape} are neither one key nor (n,), one for each of n seeds; use "
+            "jax.random.split(key, n)"
+        )
+    return shape[0] if shape else None
 
 
-def joined(together: Callable[[list[Call]], list[Result]], call: Call, kind: Any = None) -> Result:
-    """``together([call])[0]``; within ``side_by_side``, calls of equal ``kind`` at once."""
-    here = getcurrent()
-    if isinstance(here, _Lane):
-        return here.parent.switch((together, kind, call))
-    return together([call])[0]
+def for_each_seed(value: Any, count: int, name: str) -> list[Any]:
+    """A list as it is, one entry a seed; anything else is the same for each of ``count`` seeds.
 
-
-class _Lane(greenlet):
-    """A run that stops wherever it asks for something, and goes on with the answer.
-
-    All lanes are in one thread, so what one of them locks does not shut out the others.
+    Raises ``ValueError`` for a list of another length.
     """
-
-    asks: tuple[Callable, Any, Any] | None = None
-    result: Any = None
-
-    def go_on(self, *answer: Any) -> None:
-        """Until it asks again or ends; raises what it raised."""
-        found = self.switch(*answer)
-        self.asks, self.result = (None, found) if self.dead else (found, None)
+    if not isinstance(value, list):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(
+            f"{name} is a list of {len(value)}, but there are keys of {count} seed(s); give one "
+            "entry for each, or a single one for all"
+        )
+    return value
 
 
 def shapes(tree: Any) -> Any:
-    """What ``stacked`` needs to be equal: the structure, and each leaf's shape and type."""
+    """What ``stack`` needs to be equal: the structure, and each leaf's shape and type."""
     leaves, structure = jax.tree.flatten(tree)
     # JAX calls two dataclasses' structures equal where their fields are; their hashes differ.
     return (
@@ -98,15 +76,27 @@ def groups(
     return found
 
 
-def stacked(trees: Sequence[Any]) -> Any:
-    """One tree of all, along a new first axis; a single one stays as it is."""
-    if len(trees) == 1:
-        return trees[0]
+def stack(trees: Sequence[Any]) -> Any:
+    """One tree of all, along a new first axis, for ``jax.vmap``."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
+def unstack(tree: Any) -> list[Any]:
+    """The trees that ``tree`` was stacked from."""
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
+    if len(counts) != 1 or () in counts:
+        raise ValueError(f"a stacked tree has one first axis in common, not {sorted(counts)}")
+    ((count,),) = counts
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(count)]
+
+
+def stacked(trees: Sequence[Any]) -> Any:
+    """``stack``, but a single tree stays as it is: one seed's program has no axis of seeds."""
+    return trees[0] if len(trees) == 1 else stack(trees)
+
+
 def unstacked(tree: Any, count: int) -> list[Any]:
-    """The ``count`` trees that ``tree`` was stacked from."""
+    """The ``count`` trees that ``stacked`` was given."""
     if count == 1:
         return [tree]
     return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(count)]

@@ -12,7 +12,7 @@ from benchmarks.learning import learners
 from benchmarks.timing import best_seconds
 from psec_jax.learners import CriticLearner, GuidedLearner, SkillLearner
 from psec_jax.policies import Policy
-from psec_jax.training import fit, side_by_side
+from psec_jax.training import fit
 from psec_jax.training.fit import Learner
 from psec_jax.training.seeds import stacked
 
@@ -34,11 +34,9 @@ def growth(batch: int, repeats: int) -> dict:
     acting_skills = with_skills(base, 2)
 
     def updates(learner: Learner, batch: int = batch, seeds: int = 1) -> float:
-        def run(seed: int) -> object:
-            key = jax.random.key(seed)
-            return fit(learner, data, steps=STEPS, batch_size=batch, key=key, chunk=STEPS)
-
-        seconds = best_seconds(partial(side_by_side, run, range(seeds)), repeats)
+        keys = jax.random.split(jax.random.key(0), seeds)
+        options = {"steps": STEPS, "batch_size": batch, "chunk": STEPS}
+        seconds = best_seconds(partial(fit, learner, data, key=keys, **options), repeats)
         return round(seeds * STEPS / seconds, 1)
 
     def milliseconds(act: Callable[[], object]) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 import psec_jax as psec
 from benchmarks.cases import ACTIONS, OBSERVATIONS, RANK, paper_policy
 from psec_jax.learners import PolicyLearner, SkillLearner
-from psec_jax.training import Checkpoints, fit, side_by_side
+from psec_jax.training import Checkpoints, fit
 from psec_jax.training.fit import Learner
 from psec_jax.training.memory import Memory, predicted_memory
 
@@ -112,19 +112,16 @@ def train(case: Case) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(folder) if case.checkpoints else None
 
-        def run(seed: int) -> object:
-            return fit(
-                learner(case),
-                data,
-                steps=STEPS,
-                batch_size=case.batch,
-                key=jax.random.key(seed),
-                chunk=2,
-                label=f"seed {seed}",
-                checkpoints=checkpoints,
-            )
-
-        side_by_side(run, range(case.seeds))
+        fit(
+            [learner(case) for _ in range(case.seeds)],
+            data,
+            steps=STEPS,
+            batch_size=case.batch,
+            key=jax.random.split(jax.random.key(0), case.seeds),
+            chunk=2,
+            label="seed",
+            checkpoints=checkpoints,
+        )
 
 
 if __name__ == "__main__":

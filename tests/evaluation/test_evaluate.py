@@ -11,7 +11,6 @@ from psec_jax.data.behaviour import BehaviourPolicy
 from psec_jax.data.registry import local_datasets
 from psec_jax.evaluation import trace_weights
 from psec_jax.networks import ContextNetwork, GaussianActor
-from psec_jax.training.seeds import side_by_side
 
 KEY = jax.random.key(8)
 
@@ -99,23 +98,28 @@ def test_returns_are_the_sums_of_rewards_until_each_episode_ends(log, episodes, 
 
 
 @pytest.mark.parametrize(("episodes", "parallel"), [(3, 50), (5, 2), (4, 9)])
-def test_policies_evaluated_side_by_side_are_each_evaluated_as_alone(log, episodes, parallel):
+def test_policies_evaluated_at_once_are_each_evaluated_as_alone(log, episodes, parallel):
     """Noise of two kinds, which do not stack, and keys of their own."""
-
-    def one(item):
-        policy, key = item
-        return evaluate(policy, "short", episodes=episodes, key=key, parallel=parallel)
-
-    policies = (Noise(), Still(), Noise(), Noise())
-    items = list(zip(policies, jax.random.split(KEY, 4), strict=True))
-    together = side_by_side(one, items)
+    options = {"episodes": episodes, "parallel": parallel}
+    policies, keys = [Noise(), Still(), Noise(), Noise()], jax.random.split(KEY, 4)
+    together = evaluate(policies, "short", key=keys, **options)
     (size,) = log["sizes"]
     assert size <= parallel
-    for item, found in zip(items, together, strict=True):
+    for policy, key, found in zip(policies, keys, together, strict=True):
         log["actions"].clear()
-        expected = one(item)
+        expected = evaluate(policy, "short", key=key, **options)
         np.testing.assert_allclose(found.returns, expected.returns, rtol=1e-6)
         np.testing.assert_array_equal(found.lengths, expected.lengths)
+
+
+def test_one_policy_may_be_evaluated_with_several_keys(log):
+    keys = jax.random.split(KEY, 2)
+    found = evaluate(Noise(), "short", episodes=3, key=keys)
+    expected = [evaluate(Noise(), "short", episodes=3, key=key) for key in keys]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.returns, other.returns, rtol=1e-6)
+    with pytest.raises(ValueError, match="policy is a list of 3, but there are keys of 2 seed"):
+        evaluate([Noise()] * 3, "short", episodes=3, key=keys)
 
 
 def test_the_mean_and_deviation_are_those_of_the_returns(log):

@@ -14,7 +14,6 @@ from strolls import Stroll, length, outcome
 
 from psec_jax import envs, evaluate
 from psec_jax.evaluation import trace_weights
-from psec_jax.training.seeds import side_by_side
 
 KEY = jax.random.key(3)
 MODES = [*AutoresetMode, "Disabled", "SAME_STEP", None]
@@ -110,10 +109,10 @@ def test_a_single_environment_plays_one_episode_after_another_and_stays_open():
 
 
 @pytest.mark.parametrize("make", [Stroll, lambda: SyncVectorEnv([Stroll] * 4), lambda: Stroll])
-def test_policies_evaluated_side_by_side_share_an_environment(make):
+def test_policies_evaluated_at_once_share_an_environment(make):
     env, keys = make(), jax.random.split(KEY, 3)
     one = partial(evaluate, Turn(), env, episodes=2)
-    for key, found in zip(keys, side_by_side(lambda key: one(key=key), keys), strict=True):
+    for key, found in zip(keys, one(key=keys), strict=True):
         np.testing.assert_array_equal(numbers(found), numbers(one(key=key)))
 
 

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 
 import psec_jax as psec
 from experiments.config import ConfigError, DynamicsShift, parse
-from experiments.dynamics_shift import METHODS, Data, Seed, check, column_name, run
+from experiments.dynamics_shift import METHODS, Data, Run, check, column_name, run
 from experiments.recording import Recorder, start_recording
 from psec_jax.evaluation import scores
 from psec_jax.report import results
@@ -103,7 +103,7 @@ def test_what_passes_may_differ_between_runs_of_one_folder(finished):
 def test_each_seed_has_its_own_share_of_the_targets_trajectories(tmp_path):
     config = configure("target.fraction=0.1", "target.trajectories=20")
     data = Data.opened(config)
-    chosen = [Seed(config, seed, tmp_path, None, data).target for seed in (0, 1, 0)]
+    chosen = Run(config, [0, 1, 0], tmp_path, None, data).targets
     assert [len(data.ends) for data in chosen] == [2, 2, 2]
     np.testing.assert_array_equal(chosen[0].observations, chosen[2].observations)
     assert not np.array_equal(chosen[0].returns, chosen[1].returns)
@@ -111,9 +111,9 @@ def test_each_seed_has_its_own_share_of_the_targets_trajectories(tmp_path):
 
 def test_joint_training_sees_every_sources_and_the_targets_data(tmp_path):
     config = configure("shift=gravity+friction")
-    seed = Seed(config, 0, tmp_path, None, Data.opened(config))
-    assert list(seed.sources) == ["gravity", "friction"]
-    assert [len(data.ends) for data in seed.sources.values()] == [2, 2]
+    opened = Run(config, [0], tmp_path, None, Data.opened(config))
+    assert list(opened.sources) == ["gravity", "friction"]
+    assert [len(data.ends) for data in opened.sources.values()] == [2, 2]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from flax import struct
 from psec_jax import Adapter, Optimisation, TransitionDataset, fingerprint, learn_skill
 from psec_jax.errors import OtherTraining
 from psec_jax.learners import SkillLearner
-from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit, side_by_side
+from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit
 
 KEY = jax.random.key(3)
 
@@ -120,13 +120,10 @@ def test_the_best_state_is_the_same_after_an_interruption(learner, dataset, tmp_
     assert same(train(learner, dataset, rest, inspect=scored, **options), whole)
 
 
-def test_the_best_is_the_best_on_average_of_those_side_by_side(learner, dataset, tmp_path, same):
-    def one(factor):
-        options = {"every": 2, "inspect": lambda step, _: factor * SCORES[step], "best": True}
-        return train(learner, dataset, checkpoints, label=f"fit {factor}", **options)
-
-    checkpoints = Checkpoints(tmp_path, every=2)
-    found = side_by_side(one, [1, -3])
+def test_the_best_is_the_best_on_average_of_several_seeds(learner, dataset, tmp_path, same):
+    keys, scored = jnp.stack([KEY, KEY]), lambda step, _: [SCORES[step], -3 * SCORES[step]]
+    options = {"every": 2, "inspect": scored, "best": True, "key": keys}
+    found = train(learner, dataset, Checkpoints(tmp_path, every=2), **options)
     states = {}
     train(learner, dataset, every=2, inspect=lambda step, state: states.update({step: state}))
     for state in found:
@@ -361,21 +358,18 @@ def test_a_skill_never_carries_a_base_that_did_not_make_it(gaussian, dataset, tm
     assert skill(other, "b").base == fingerprint(other)
 
 
-def test_each_of_those_side_by_side_is_compared(learner, dataset, tmp_path, same):
-    def one(seed):
-        return train(learner, dataset, checkpoints, key=jax.random.key(seed), label=f"seed {seed}")
-
-    def other(seed):
-        key = jax.random.key(seed + (seed == 1))
-        return train(learner, dataset, checkpoints, key=key, label=f"seed {seed}")
+def test_each_seed_is_compared(learner, dataset, tmp_path, same):
+    def of(*seeds):
+        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+        return train(learner, dataset, checkpoints, key=keys, label=["seed 0", "seed 1"])
 
     checkpoints = Checkpoints(tmp_path)
-    found = side_by_side(one, [0, 1])
-    assert all(map(same, found, side_by_side(one, [0, 1])))
+    found = of(0, 1)
+    assert all(map(same, found, of(0, 1)))
     with pytest.raises(OtherTraining, match=r"differs:\n  seed 1, key: another$"):
-        side_by_side(other, [0, 1])
+        of(0, 2)
     # One that has both names is not both.
-    with pytest.raises(OtherTraining, match="fits side by side: 1 now, 2 there"):
+    with pytest.raises(OtherTraining, match="seeds: 1 now, 2 there"):
         shape = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
         train(learner, dataset, checkpoints, state=shape, start=10, label="seed 0 + seed 1")
 

@@ -40,17 +40,17 @@ backbone = psec.DiffusionBackbone(2, Denoiser(16, 1, time_features=8, time_hidde
 options = {"batch_size": batch, "chunk": 5, "checkpoints": Checkpoints(folder)}
 if seeds > 1:
 
-    def learn(seed):
-        key = jax.random.key(seed)
-        own = {**options, "label": f"base {seed}"}
-        return psec.pretrain(data, steps=10, key=key, backbone=backbone, **own).params
+    def learn(key, label):
+        own = {**options, "label": label}
+        return psec.pretrain(data, steps=10, key=key, backbone=backbone, **own)
 
-    learnt = psec.side_by_side(learn, range(seeds))
+    keys, labels = jax.random.split(jax.random.key(0), seeds), [f"{i}" for i in range(seeds)]
+    learnt = [policy.params for policy in learn(keys, labels)]
     shape = dict(Layout.of(seeds, batch).mesh.shape)
     assert shape.pop("copy") == 1
     print("devices", used, shape)
     used.clear()
-    alone = [learn(seed) for seed in range(seeds)]
+    alone = [learn(key, label).params for key, label in zip(keys, labels, strict=True)]
     for one, other in zip(jax.tree.leaves(learnt), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-5)
     raise SystemExit

@@ -16,7 +16,7 @@ from flax import struct
 
 from psec_jax import TransitionDataset, join_processes
 from psec_jax.errors import NotJoined, OtherTraining
-from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit, processes, side_by_side
+from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit, processes
 
 SHAPES = {(1, 16): (1, 1, 4), (2, 16): (1, 2, 2), (1, 15): (2, 1, 1)}
 
@@ -67,11 +67,8 @@ def learn(folder: Path) -> None:
         with pytest.raises(OtherTraining, match=r"(key:|what) another"):
             learn(**{**kept, "key": jax.random.key(int(last))}, batch_size=16)
 
-    def learn_one(seed):
-        own = {"key": jax.random.key(seed), "label": f"seed {seed}"}
-        return learn(**own, batch_size=16, checkpoints=checkpoints)
-
-    two = side_by_side(learn_one, [0, 1])
+    keys = jnp.stack([jax.random.key(0), jax.random.key(1)])
+    two = learn(key=keys, label="seed", batch_size=16, checkpoints=checkpoints)
     copied = learn(key=key, batch_size=15)
     learnt = [one, *two, copied]
     assert all(leaf.devices() == {jax.local_devices()[0]} for leaf in learnt)

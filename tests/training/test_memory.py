@@ -18,7 +18,7 @@ import psec_jax as psec
 from psec_jax.learners import PolicyLearner
 from psec_jax.networks import Denoiser
 from psec_jax.policies import Policy
-from psec_jax.training import fit, side_by_side
+from psec_jax.training import fit
 from psec_jax.training.memory import predicted_memory
 
 
@@ -42,11 +42,9 @@ data = psec.TransitionDataset(
 
 
 def train(features):
-    def run(seed):
-        key = jax.random.key(seed)
-        return fit(learner(features, seed), data, steps=2, batch_size=256, key=key)
-
-    side_by_side(run, range(2))
+    learners = [learner(features, seed) for seed in range(2)]
+    keys = jax.random.split(jax.random.key(0), 2)
+    fit(learners, data, steps=2, batch_size=256, key=keys)
 
 
 train(8)

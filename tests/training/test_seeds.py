@@ -1,22 +1,25 @@
-"""Side by side is one after another, to float tolerance, in one program."""
+"""Several seeds at once are one after another, to float tolerance, in one program."""
 
-import functools
 import json
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import struct
 
 import psec_jax as psec
 from psec_jax.errors import Diverged
+from psec_jax.learners import PolicyLearner
 from psec_jax.networks import Denoiser
-from psec_jax.training import Checkpoints, Interrupted, JsonLines
-from psec_jax.training.seeds import groups, joined, shapes, side_by_side, stacked, unstacked
+from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit
+from psec_jax.training.seeds import groups, named_key, shapes, stacked, unstacked
 
 BACKBONE = psec.DiffusionBackbone(2, Denoiser(16, 1, time_features=8, time_hidden=8, dropout=0.0))
 SEEDS = (0, 1, 2)
+KEYS = jnp.stack([jax.random.key(seed) for seed in SEEDS])
 
 
 def data_of(trajectories, seed=0):
@@ -35,45 +38,61 @@ def data_of(trajectories, seed=0):
 SOURCE = data_of(5)
 
 
-def run(seed, folder, **options):
-    """The stages of a run; each seed has a target of its own, of another size."""
-    target = data_of(3 + seed, seed)
+TARGETS = [data_of(3 + seed, seed) for seed in SEEDS]
+
+
+def run(folder, seeds, keys, targets, **options):
+    """The stages of a run; each seed has a target of its own, of another size. One seed is given
+    as such, several as lists."""
+    several = isinstance(targets, list)
+    names = [f"(seed {seed})" for seed in seeds]
     stage = lambda name: {  # noqa: E731
         "steps": 25,
         "batch_size": 16,
         "chunk": 10,
-        "label": f"{name} (seed {seed})",
-        "key": jax.random.fold_in(jax.random.key(seed), sum(map(ord, name))),
+        "label": [f"{name} {one}" for one in names] if several else f"{name} {names[0]}",
+        "key": named_key(keys, name),
         **options,
     }
     base = psec.pretrain(SOURCE, backbone=BACKBONE, **stage("base"))
-    skills, critics = psec.learn_skills(
-        base, target, objectives={"return": psec.Return.scaled_to(target)}, **stage("skill")
-    )
-    library = psec.SkillLibrary.create(folder / str(seed), base)
-    library.add("skill", skills["skill"])
-    agent = psec.compose(library, target, **stage("compose"))
-    return base.params, skills["skill"].deltas, critics["return"].q_params, agent.context_params
+    of = lambda target: {"return": psec.Return.scaled_to(target)}  # noqa: E731
+    objectives = [of(target) for target in targets] if several else of(targets)
+    skills, critics = psec.learn_skills(base, targets, objectives=objectives, **stage("skill"))
+    each = zip(seeds, base, skills, strict=True) if several else [(seeds[0], base, skills)]
+    library = []
+    for seed, one, learned in each:
+        library.append(psec.SkillLibrary.create(folder / str(seed), one))
+        library[-1].add("skill", learned["skill"])
+    agent = psec.compose(library if several else library[0], targets, **stage("compose"))
+    found = (base, skills, critics, agent)
+    return [parts(*one) for one in (zip(*found, strict=True) if several else [found])]
+
+
+def parts(base, skills, critics, agent):
+    deltas = dict(skills["skill"].deltas)
+    return base.params, deltas, critics["return"].q_params, agent.context_params
 
 
 @pytest.fixture
 def programs(monkeypatch):
     """The numbers of seeds of the programs that ran."""
     module, counts = sys.modules["psec_jax.training.fit"], []
-    fit_together = module._fit_together
+    run = module._run
 
-    def noting(fits):
-        counts.append(len(fits))
-        return fit_together(fits)
+    def noting(seeds, *others):
+        counts.append(len(seeds))
+        return run(seeds, *others)
 
-    monkeypatch.setattr(module, "_fit_together", noting)
+    monkeypatch.setattr(module, "_run", noting)
     return counts
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    return [run(seed, folder) for seed in SEEDS]
+    return [
+        run(folder, [seed], KEYS[index], TARGETS[index])[0] for index, seed in enumerate(SEEDS)
+    ]
 
 
 def assert_close(found, expected):
@@ -85,47 +104,94 @@ def assert_close(found, expected):
 def test_three_seeds_are_one_program_a_stage_and_learn_what_each_learns_alone(
     alone, programs, tmp_path
 ):
-    found = side_by_side(lambda seed: run(seed, tmp_path), SEEDS)
+    found = run(tmp_path, SEEDS, KEYS, TARGETS)
     assert programs == [3, 3, 3]
     assert_close(found, alone)
 
 
-def test_what_differs_in_more_than_numbers_runs_for_itself(programs):
-    def learn(features):
+def test_one_seed_in_a_list_is_that_seed_bit_for_bit(alone, tmp_path):
+    found = run(tmp_path, SEEDS[1:2], KEYS[1:2], TARGETS[1:2])
+    jax.tree.map(np.testing.assert_array_equal, found, alone[1:2])
+
+
+def test_seeds_that_cannot_be_one_program_are_refused():
+    learners = []
+    for features in (16, 8):
         network = Denoiser(features, 1, time_features=8, time_hidden=8, dropout=0.0)
         backbone = psec.DiffusionBackbone(2, network)
-        return psec.pretrain(SOURCE, steps=3, key=jax.random.key(0), backbone=backbone)
+        policy = psec.Policy.create(backbone, psec.Statistics.identity(5), KEYS[0])
+        learners.append(PolicyLearner(policy, psec.Optimisation(steps=3)))
+    with pytest.raises(ValueError, match=r"policy \[1\] cannot be trained in one program with"):
+        fit(learners, SOURCE, steps=3, batch_size=4, key=KEYS[:2])
 
-    found = side_by_side(learn, [16, 8, 16])
-    assert programs == [2, 1]
-    assert [policy.backbone.network.features for policy in found] == [16, 8, 16]
+
+@pytest.mark.parametrize("given", ["data", "label"])
+def test_lists_of_another_length_are_refused(given):
+    options = {"data": [SOURCE] * 2} if given == "data" else {"label": ["one", "two"]}
+    options = {"data": SOURCE, **options}
+    with pytest.raises(ValueError, match=f"{given} is a list of 2, but there are keys of 3 seed"):
+        psec.pretrain(steps=3, key=KEYS, backbone=BACKBONE, batch_size=4, **options)
 
 
-def test_metrics_of_each_seed_go_to_its_own_writer(tmp_path):
-    def learn(seed, folder):
-        with JsonLines(folder / f"{seed}.jsonl") as writer:
-            options = {"label": f"base {seed}", "writer": writer, "chunk": 5, "batch_size": 16}
-            key = jax.random.key(seed)
-            psec.pretrain(SOURCE, steps=15, key=key, backbone=BACKBONE, **options)
-        return [json.loads(row) for row in (folder / f"{seed}.jsonl").read_text().splitlines()]
+def test_keys_of_more_axes_are_refused():
+    keys = jax.random.split(jax.random.key(0), (2, 2))
+    with pytest.raises(ValueError, match=r"keys of shape \(2, 2\) are neither one key nor \(n,\)"):
+        psec.pretrain(SOURCE, steps=3, key=keys, backbone=BACKBONE)
 
-    together = side_by_side(lambda seed: learn(seed, tmp_path / "together"), SEEDS)
-    for seed, rows in zip(SEEDS, together, strict=True):
-        expected = learn(seed, tmp_path / "alone")
+
+def test_metrics_of_each_seed_have_its_label(tmp_path):
+    def learn(path, **options):
+        with JsonLines(path) as writer:
+            psec.pretrain(
+                SOURCE,
+                steps=15,
+                backbone=BACKBONE,
+                writer=writer,
+                chunk=5,
+                batch_size=16,
+                **options,
+            )
+        return [json.loads(row) for row in path.read_text().splitlines()]
+
+    together = learn(tmp_path / "all.jsonl", key=KEYS, label=[f"base {s}" for s in SEEDS])
+    losses = []
+    for seed in SEEDS:
+        rows = [row for row in together if row["label"] == f"base {seed}"]
+        expected = learn(tmp_path / f"{seed}.jsonl", key=KEYS[seed], label=f"base {seed}")
         assert [row["step"] for row in rows] == [row["step"] for row in expected] == [5, 10, 15]
         for row, other in zip(rows, expected, strict=True):
-            assert row["label"] == other["label"] == f"base {seed}"
             assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
-    losses = [rows[-1]["loss"] for rows in together]
+        losses.append(rows[-1]["loss"])
     assert len(set(losses)) == len(losses)
 
 
-def test_interrupted_and_gone_on_with_is_bit_for_bit_what_it_would_have_been(tmp_path):
-    options = {"checkpoints": Checkpoints(tmp_path / "whole", every=10)}
-    whole = side_by_side(lambda seed: run(seed, tmp_path / "a", **options), SEEDS)
+def test_inspect_is_shown_a_list_and_the_best_is_the_best_on_average(tmp_path):
+    seen = []
 
+    def inspect(step, policies):
+        seen.append((step, len(policies)))
+        return [step == 4, step == 2, step == 4]
+
+    options = {"steps": 6, "batch_size": 16, "backbone": BACKBONE, "label": "base", "every": 2}
+    found = psec.pretrain(
+        SOURCE,
+        key=KEYS,
+        inspect=inspect,
+        checkpoints=Checkpoints(tmp_path, every=2),
+        best=True,
+        **options,
+    )
+    assert seen == [(2, 3), (4, 3), (6, 3)]
+    states = {}
+    psec.pretrain(SOURCE, key=KEYS, inspect=lambda *shown: states.update([shown]), **options)
+    jax.tree.map(
+        np.testing.assert_array_equal, [p.params for p in found], [p.params for p in states[4]]
+    )
+
+
+def test_interrupted_and_resumed_is_bit_for_bit_what_it_would_have_been(tmp_path):
+    whole = run(tmp_path / "a", SEEDS, KEYS, TARGETS, checkpoints=Checkpoints(tmp_path / "w", 10))
     checkpoints = Checkpoints(tmp_path / "pieces", every=10)
-    options = {"checkpoints": checkpoints}
     for number, stopping in enumerate(("skill", "compose")):
 
         class Stopping:
@@ -138,113 +204,58 @@ def test_interrupted_and_gone_on_with_is_bit_for_bit_what_it_would_have_been(tmp
             def rewind(self, label, step):
                 pass
 
-        folder = tmp_path / f"b{number}"
         with pytest.raises(Interrupted):
-            side_by_side(lambda seed: run(seed, folder, writer=Stopping(), **options), SEEDS)  # noqa: B023
+            folder = tmp_path / f"b{number}"
+            run(folder, SEEDS, KEYS, TARGETS, checkpoints=checkpoints, writer=Stopping())
         checkpoints.stopping = False
-    pieces = side_by_side(lambda seed: run(seed, tmp_path / "c", **options), SEEDS)
+    pieces = run(tmp_path / "c", SEEDS, KEYS, TARGETS, checkpoints=checkpoints)
     jax.tree.map(np.testing.assert_array_equal, pieces, whole)
 
 
-def test_they_run_in_turn_and_in_order():
+def diverging(**options):
+    data = [data_of(3)] * 3
+    wild = {**data[1].arrays(), "observations": data[1].observations * 1e30}
+    data[1] = psec.TransitionDataset(**wild)
+    return psec.pretrain(
+        data,
+        steps=5,
+        key=KEYS,
+        backbone=BACKBONE,
+        statistics=psec.Statistics.of(SOURCE.observations),
+        label=[f"base (seed {seed})" for seed in SEEDS],
+        **options,
+    )
+
+
+def test_the_seed_that_diverges_is_named_and_caught_where_it_is_called():
+    with pytest.raises(Diverged, match=r"^base \(seed 1\)") as caught:
+        diverging()
+    assert "diverging" in [entry.name for entry in caught.traceback]
+    try:
+        diverging()
+    except Diverged:
+        found = "caught"
+    assert found == "caught"
+
+
+def test_a_context_around_one_verb_does_not_reach_another():
     seen = []
 
-    def negative(calls):
-        return [-call for call in calls]
+    class Seeing(nn.Module):
+        @nn.compact
+        def __call__(self, observations):
+            seen.append(jax.config.jax_default_matmul_precision)
+            return nn.Dense(2)(observations), nn.Dense(2)(observations)
 
-    def asking(item):
-        for step in range(3):
-            seen.append((step, item))
-            assert joined(negative, item) == -item
-        return item * 10
+    def learn():
+        seen.clear()
+        backbone = psec.GaussianBackbone(2, Seeing())
+        psec.pretrain(SOURCE, steps=2, key=KEYS, backbone=backbone, batch_size=4)
+        return set(seen)
 
-    assert side_by_side(asking, (3, 1, 2)) == [30, 10, 20]
-    assert seen == [(step, item) for step in range(3) for item in (3, 1, 2)]
-
-
-def test_some_may_ask_more_often_than_others():
-    sizes = []
-
-    def double(calls):
-        sizes.append(len(calls))
-        return [2 * call for call in calls]
-
-    def asking(count):
-        return [joined(double, number) for number in range(count)]
-
-    assert side_by_side(asking, (1, 3, 2)) == [[0], [0, 2, 4], [0, 2]]
-    assert sizes == [3, 2, 1]
-
-
-@pytest.mark.parametrize("where", ["before", "within", "after"])
-def test_an_error_ends_all_and_is_raised(where):
-    ended = []
-
-    def fail(calls):
-        if where == "within":
-            raise OSError("together")
-        return calls
-
-    def asking(item):
-        try:
-            if where == "before" and item == 1:
-                raise OSError("one")
-            joined(fail, item)
-            if where == "after" and item == 1:
-                raise OSError("one")
-            joined(fail, item)
-        finally:
-            ended.append(item)
-
-    with pytest.raises(OSError, match="together" if where == "within" else "one"):
-        side_by_side(asking, (0, 1, 2))
-    # The third had not begun where the second failed first.
-    assert sorted(ended) == ([0, 1] if where == "before" else [0, 1, 2])
-
-
-def test_the_seed_that_diverges_is_named():
-    def learn(seed):
-        rate = psec.Optimisation(learning_rate=1e-3)
-        data = data_of(3)
-        if seed == 1:
-            data = psec.TransitionDataset(
-                **{**data.arrays(), "observations": data.observations * 1e30}
-            )
-        return psec.pretrain(
-            data,
-            steps=5,
-            key=jax.random.key(seed),
-            backbone=BACKBONE,
-            statistics=psec.Statistics.of(SOURCE.observations),
-            optimisation=rate,
-            label=f"base (seed {seed})",
-        )
-
-    with pytest.raises(Diverged, match=r"^base \(seed 1\)"):
-        side_by_side(learn, SEEDS)
-
-
-def test_what_one_has_locked_does_not_stop_the_others():
-    def count(calls):
-        return [len(calls)] * len(calls)
-
-    class Run:
-        @functools.cached_property
-        def asked(self):
-            return joined(count, None)
-
-    assert side_by_side(lambda _: Run().asked, range(3)) == [3, 3, 3]
-
-
-def test_side_by_side_within_side_by_side():
-    def total(calls):
-        return [sum(calls)] * len(calls)
-
-    def outer(item):
-        inner = side_by_side(lambda i: joined(total, i), (1, 2))
-        return [joined(total, 10), *inner, item]
-
-    assert side_by_side(outer, "ab") == [[20, 3, 3, "a"], [20, 3, 3, "b"]]
+    with jax.default_matmul_precision("float32"):
+        assert learn() == {"float32"}
+    assert learn() == {None}
 
 
 def test_stacked_trees_come_apart_again():
@@ -252,6 +263,9 @@ def test_stacked_trees_come_apart_again():
     apart = unstacked(stacked(trees), 4)
     jax.tree.map(np.testing.assert_array_equal, apart, trees)
     assert stacked(trees[:1]) is trees[0] and unstacked(trees[0], 1) == [trees[0]]
+    jax.tree.map(np.testing.assert_array_equal, psec.unstack(psec.stack(trees)), trees)
+    with pytest.raises(ValueError, match="one first axis in common"):
+        psec.unstack({"a": np.zeros(2), "b": np.zeros(3)})
 
 
 def test_groups_are_of_equal_shapes():
