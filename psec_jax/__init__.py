@@ -1,5 +1,6 @@
 """Skill expansion and composition in parameter space."""
 
+from psec_jax.agents import load
 from psec_jax.backbones import DiffusionBackbone, GaussianBackbone
 from psec_jax.composition import ComposedPolicy
 from psec_jax.data import TransitionDataset, concatenate, load_dataset
@@ -39,6 +40,7 @@ __all__ = [
     "join_processes",
     "learn_skill",
     "learn_skills",
+    "load",
     "load_dataset",
     "pretrain",
     "safe_and_rewarding",

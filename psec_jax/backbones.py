@@ -2,11 +2,13 @@
 
 A backbone is a frozen description (hashable, so static under ``jit``) that owns a Linen network
 and is handed a *predict* function, ``predict(*inputs) -> output``, in which skills may already be
-injected. It therefore knows nothing of skills either.
+injected. It therefore knows nothing of skills either. Any frozen dataclass that is a ``Backbone``
+will do: one of your own needs no change here.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,50 @@ from psec_jax.settings import integer_of
 
 Predict = Callable[..., Array]
 COMPUTE = ("float32", "bfloat16")
+
+
+class Backbone(Protocol):
+    """What a policy asks of its backbone, a frozen dataclass.
+
+    The network's inputs are those of ``example``, observations last. Optional: ``compute``, the
+    type in which the network computes (float32 where absent), and ``noise_process``, what the
+    network's outputs must have in common to be mixed at the noise level: any value that can be
+    compared, the same for all that are mixed. Without it (or where it is None) they cannot be.
+    """
+
+    action_size: int
+    network: nn.Module
+
+    def example(self, observation_size: int) -> tuple[Array, ...]:
+        """Inputs of the network with a batch of one, to initialise or trace it."""
+
+    def loss(
+        self,
+        predict: Predict,
+        observations: Float[Array, "batch observation"],
+        actions: Float[Array, "batch action"],
+        key: jax.Array,
+    ) -> Float[Array, "batch"]:
+        """The imitation loss of each sample."""
+
+    def sample(
+        self, predict: Predict, key: jax.Array, observations: Float[Array, "batch observation"]
+    ) -> Float[Array, "batch action"]:
+        """Actions in [−1, 1]."""
+
+
+def check_backbone(backbone: Any) -> None:
+    """Raise ``TypeError`` for what is no backbone, naming what it lacks."""
+    kind, needed = type(backbone).__name__, ("action_size", "network", "example", "loss", "sample")
+    if lacking := [name for name in needed if not hasattr(backbone, name)]:
+        raise TypeError(f"{kind} is no backbone: it lacks {lacking}; a backbone has {needed}")
+    if not is_dataclass(backbone) or type(backbone).__hash__ is None:
+        raise TypeError(
+            f"the backbone {kind} must be a frozen dataclass, so that it can be compiled into "
+            "programs and stored; decorate it with @dataclass(frozen=True)"
+        )
+    if not isinstance(backbone.network, nn.Module):
+        raise TypeError(f"{kind}.network is {backbone.network!r}, but must be a flax.linen Module")
 
 
 @dataclass(frozen=True)
@@ -65,6 +111,11 @@ class DiffusionBackbone:
                     f"sampling_steps={self.sampling_steps} must be at most diffusion_steps="
                     f"{self.diffusion_steps}"
                 )
+
+    @property
+    def noise_process(self) -> tuple[str, int]:
+        """Noise predictions can be mixed where they are of one schedule."""
+        return self.schedule, self.diffusion_steps
 
     def example(self, observation_size: int) -> tuple[Array, ...]:
         """Inputs of the network with a batch of one, to initialise or trace it."""
@@ -138,9 +189,6 @@ class GaussianBackbone:
         if self.deterministic:
             return jnp.tanh(mean)
         return jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
-
-
-Backbone = DiffusionBackbone | GaussianBackbone
 
 
 def _check_choice(name: str, value: str, choices) -> None:

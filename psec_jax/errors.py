@@ -24,6 +24,10 @@ class BrokenFile(ValueError):
     """A file is not what its name says: truncated, garbage, or of another layout."""
 
 
+class NotImported(ValueError):
+    """A file names a class or function that this process has not imported, or may not use."""
+
+
 class NotSaved(OSError):
     """Something could not be saved, as on a full disk; what was saved before is whole."""
 

@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,13 +13,25 @@ from flax import linen as nn
 from flax import struct, traverse_util
 from jaxtyping import Array, Float
 
-from psec_jax.backbones import Backbone
+from psec_jax import agents
+from psec_jax.backbones import Backbone, check_backbone
 from psec_jax.errors import BaseMismatch
-from psec_jax.networks import Denoiser, GaussianActor
-from psec_jax.settings import check_plain, plain_settings, python_number, setting_names
+from psec_jax.fingerprints import backbone_to_dict, fingerprint, policy_tensors
+from psec_jax.imports import is_ours
+from psec_jax.settings import check_plain, plain_settings, setting_names
 from psec_jax.skills.bank import Bank
 from psec_jax.skills.injection import inject, merge
 from psec_jax.skills.layers import dense_layers
+
+__all__ = [
+    "BestOf",
+    "Policy",
+    "Statistics",
+    "act",
+    "backbone_to_dict",
+    "fingerprint",
+    "policy_tensors",
+]
 
 
 @struct.dataclass
@@ -68,6 +78,7 @@ class Policy:
         cannot be stored, or a parameter that is not float32, and for a network that mixes the
         samples of a batch or needs more than its parameters.
         """
+        check_backbone(backbone)
         backbone = plain_settings(backbone)
         _check_stored(backbone)
         statistics = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), statistics)
@@ -106,11 +117,12 @@ class Policy:
 
         ``dropout`` is the random key that switches dropout on.
         """
-        params, bank = _computed_in(self.backbone.compute, (self.params, self.bank))
+        compute = getattr(self.backbone, "compute", "float32")
+        params, bank = _computed_in(compute, (self.params, self.bank))
         network = inject(self.backbone.network, params, bank, weights, dropout)
 
         def predict(*inputs: Array) -> Array:
-            return _computed_in("float32", network(*_computed_in(self.backbone.compute, inputs)))
+            return _computed_in("float32", network(*_computed_in(compute, inputs)))
 
         return predict
 
@@ -156,6 +168,10 @@ class Policy:
             raise ValueError("this policy carries no skills to merge")
         return dataclasses.replace(self, params=merge(self.params, self.bank, weights), bank=None)
 
+    def save(self, path: str | Path, /, **provenance: Any) -> None:
+        """Store this policy in a new folder ``path``, as ``psec_jax.agents.save`` does."""
+        agents.save(self, path, **provenance)
+
 
 @struct.dataclass
 class BestOf:
@@ -200,6 +216,10 @@ class BestOf:
         best = jnp.argmax(scores, axis=0)
         return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
 
+    def save(self, path: str | Path, /, **provenance: Any) -> None:
+        """Store policy and scorer in a new folder ``path``, as ``psec_jax.agents.save`` does."""
+        agents.save(self, path, **provenance)
+
 
 def act(
     policy: Any, key: jax.Array, observations: Array, weights: Array | None = None
@@ -234,12 +254,11 @@ def _fresh_params(network: nn.Module, key: jax.Array, example: tuple[Array, ...]
 
 
 def _check_stored(backbone: Backbone) -> None:
-    """A user's own network is given again when a library is opened; all else is read from JSON."""
+    """Ours are read from plain JSON; others are stored by their import path and settings."""
     parts = {type(backbone).__name__: backbone}
-    if type(backbone.network) in (Denoiser, GaussianActor):
-        parts[f"{type(backbone).__name__}.network"] = backbone.network
+    parts[f"{type(backbone).__name__}.network"] = backbone.network
     for part_name, part in parts.items():
-        for name in setting_names(part):
+        for name in setting_names(part) if is_ours(type(part)) else ():
             if name != "network":
                 check_plain(f"{part_name}.{name}", getattr(part, name))
 
@@ -254,65 +273,6 @@ def _check_float32(params: Any, network: str) -> None:
             )
 
 
-def _plain(value: Any) -> Any:
-    """A setting of a user's own network as JSON: functions and types by name."""
-    value = python_number(value)
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, Mapping):
-        return {str(_plain(name)): _plain(part) for name, part in value.items()}
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    if isinstance(value, str | int | float | None):
-        return value
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-
-
 def _computed_in(kind: str, tree: Any) -> Any:
     cast = lambda a: a.astype(kind) if jnp.issubdtype(a.dtype, jnp.floating) else a  # noqa: E731
     return jax.tree.map(cast, tree)
-
-
-def backbone_to_dict(backbone: Backbone) -> dict[str, Any]:
-    """A backbone's class and settings, and its network's, as plain JSON data."""
-    backbone = plain_settings(backbone)
-    fields = {
-        f.name: getattr(backbone, f.name)
-        for f in dataclasses.fields(backbone)
-        if f.name != "network"
-    }
-    for name, default in (("compute", "float32"), ("noise", "posterior")):
-        if fields.get(name) == default:
-            # What was saved before there was a choice keeps its fingerprint.
-            del fields[name]
-    network = backbone.network
-    settings = {
-        f.name: _plain(getattr(network, f.name))
-        for f in dataclasses.fields(network)
-        if f.name not in ("parent", "name")
-    }
-    return {
-        "backbone": type(backbone).__name__,
-        "settings": fields,
-        "network": type(network).__name__,
-        "network_settings": settings,
-    }
-
-
-def fingerprint(policy: Policy) -> str:
-    """The hash that names a base policy: its architecture, parameters and statistics."""
-    description = json.dumps(backbone_to_dict(policy.backbone), sort_keys=True)
-    digest = hashlib.sha256(description.encode())
-    for name, value in sorted(policy_tensors(policy).items()):
-        digest.update(f"{name} {value.dtype} {value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def policy_tensors(policy: Policy) -> dict[str, np.ndarray]:
-    """Every array of a base policy under its name on disk, on the host."""
-    flat = traverse_util.flatten_dict(dict(policy.params), sep="/")
-    tensors = {f"params/{name}": np.asarray(value) for name, value in flat.items()}
-    tensors["statistics/mean"] = np.asarray(policy.statistics.mean)
-    tensors["statistics/std"] = np.asarray(policy.statistics.std)
-    return tensors

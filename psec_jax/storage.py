@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -189,8 +189,10 @@ def write_tensors(
     path.write_bytes(safetensors.numpy.save(arrays, facts))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The float32 or boolean tensors and the metadata in a file that ``write_tensors`` wrote.
+def read_tensors(
+    path: Path, dtypes: Sequence[type] = (np.float32, np.bool_)
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors, of ``dtypes``, and the metadata in a file that ``write_tensors`` wrote.
 
     Raises ``BrokenFile`` if the file is missing, truncated, garbage, of another type, not what was
     written, or holds values that are not finite.
@@ -210,7 +212,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             "copy, or make it again"
         )
     for name, value in tensors.items():
-        if value.dtype not in (np.float32, np.bool_):
+        if value.dtype not in dtypes:
             raise BrokenFile(f"{path}: tensor {name!r} is {value.dtype}, expected float32")
         if not np.isfinite(value).all():
             raise BrokenFile(f"{path}: tensor {name!r} holds values that are not finite")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
+from psec_jax import agents
 from psec_jax.composition.levels import LEVELS, check_level
 from psec_jax.networks import ConstantWeights
 from psec_jax.policies import Policy, act
@@ -156,3 +158,7 @@ class ComposedPolicy:
         params = {"weights": jnp.asarray(weights, jnp.float32)}
         context = ConstantWeights(len(self.names))
         return dataclasses.replace(self, context=context, context_params=params)
+
+    def save(self, path: str | Path, /, **provenance: Any) -> None:
+        """Store this mixture in a new folder ``path``, as ``psec_jax.agents.save`` does."""
+        agents.save(self, path, **provenance)

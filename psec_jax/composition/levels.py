@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from psec_jax.backbones import DiffusionBackbone
 from psec_jax.policies import Policy
 
 
@@ -72,11 +71,11 @@ def _parameter_sample(mixture, key, observations, weights):
 
 
 def _blended_noise(mixture, raw_observations, weights):
-    def denoise(policy: Policy, noisy: Array, time: Array) -> Array:
-        return policy.predict()(noisy, time, policy.statistics.normalise(raw_observations))
+    def denoise(policy: Policy, noisy: tuple[Array, ...]) -> Array:
+        return policy.predict()(*noisy, policy.statistics.normalise(raw_observations))
 
-    def predict(noisy: Array, time: Array, _: Array) -> Array:
-        return _mixed(mixture, lambda _, policy: denoise(policy, noisy, time), weights)
+    def predict(*inputs: Array) -> Array:
+        return _mixed(mixture, lambda _, policy: denoise(policy, inputs[:-1]), weights)
 
     return predict
 
@@ -115,13 +114,16 @@ def check_level(level: str, policies: tuple[Policy, ...]) -> None:
         raise ValueError(f"level {level!r} is unknown; expected one of {list(LEVELS)}")
     if level != "noise":
         return
-    if not all(isinstance(policy.backbone, DiffusionBackbone) for policy in policies):
+    processes = [getattr(policy.backbone, "noise_process", None) for policy in policies]
+    if None in processes:
+        kind = type(policies[processes.index(None)].backbone).__name__
         raise ValueError(
             "level 'noise' mixes noise predictions, which only a diffusion backbone makes; use "
-            "'parameter' or 'action'"
+            f"'parameter' or 'action', or give {kind} a noise_process (psec_jax.backbones) if "
+            "what its network predicts can be mixed"
         )
-    schedules = {(p.backbone.schedule, p.backbone.diffusion_steps) for p in policies}
-    if len(schedules) > 1:
+    if any(process != processes[0] for process in processes):
         raise ValueError(
-            f"level 'noise' needs one noise schedule, but the policies have {sorted(schedules)}"
+            "level 'noise' needs one noise schedule, but the policies have "
+            f"{sorted(set(map(str, processes)))}"
         )

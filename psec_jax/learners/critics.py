@@ -1,5 +1,6 @@
 """Critics learnt within the data: implicit Q-learning (IQL) and its mirror image for costs."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from psec_jax import agents
 from psec_jax.learners.objectives import Objective
 from psec_jax.learners.optimisation import Optimisation, TrainState, descend
 from psec_jax.networks import Critic
@@ -75,6 +77,10 @@ class Critics:
         observations = batch["observations"]
         q, value = self.q(observations, batch["actions"]), self.value(observations)
         return self.sign * (q - value)
+
+    def save(self, path: str | Path, /, **provenance: Any) -> None:
+        """Store these critics in a new folder ``path``, as ``psec_jax.agents.save`` does."""
+        agents.save(self, path, **provenance)
 
 
 @struct.dataclass

@@ -16,16 +16,16 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from psec_jax.backbones import DiffusionBackbone, GaussianBackbone
-from psec_jax.errors import BrokenFile
-from psec_jax.networks import Denoiser, GaussianActor
-from psec_jax.policies import Policy, Statistics, backbone_to_dict, policy_tensors
+from psec_jax.backbones import Backbone, check_backbone
+from psec_jax.descriptions import build, describe
+from psec_jax.errors import BrokenFile, NotImported
+from psec_jax.fingerprints import backbone_to_dict, policy_tensors
+from psec_jax.imports import OURS, class_at, is_ours
+from psec_jax.policies import Policy, Statistics
 from psec_jax.skills.bank import Adapter, Skill
 from psec_jax.skills.deltas import Delta, Full, LowRank
 
 _PREFIX = "base_model.model."
-_BACKBONES = {c.__name__: c for c in (DiffusionBackbone, GaussianBackbone)}
-_NETWORKS = {c.__name__: c for c in (Denoiser, GaussianActor)}
 
 
 def skill_tensors(skill: Skill) -> dict[str, np.ndarray]:
@@ -103,23 +103,23 @@ def _take_delta(rest: dict, path: str, adapter: Adapter, layers: Mapping, source
 
 
 def base_config(policy: Policy) -> dict[str, Any]:
-    """Raises ``ValueError`` for a backbone that ``base_from`` could not make again."""
-    config = backbone_to_dict(policy.backbone)
-    name, network = config["backbone"], type(policy.backbone.network)
-    if type(policy.backbone) is not _BACKBONES.get(name):
-        raise ValueError(
-            f"backbone {name} is not part of psec_jax, so the library could not be opened again; "
-            f"use one of {list(_BACKBONES)} around your own network"
-        )
-    if network.__name__ in _NETWORKS and not is_ours(network):
+    """Raises ``ValueError`` for a backbone that could not be made again.
+
+    A network that cannot be described is left out: it is given where the library is opened.
+    """
+    backbone = policy.backbone
+    config, network = backbone_to_dict(backbone), type(backbone.network)
+    if is_ours(type(backbone)) and is_ours(network):
+        return config
+    if not is_ours(network) and network.__name__ in OURS:
         # Not to be taken for ours of that name.
         config["network_module"] = network.__module__
+    try:
+        config["description"] = describe(backbone, type(backbone).__name__).node
+    except ValueError:
+        if not is_ours(type(backbone)):
+            raise
     return config
-
-
-def is_ours(network: type[nn.Module]) -> bool:
-    """Whether a network is made again from its settings alone."""
-    return network is _NETWORKS.get(network.__name__)
 
 
 def base_from(
@@ -127,26 +127,22 @@ def base_from(
     config: Mapping[str, Any],
     source: Path,
     network: nn.Module | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
 ) -> Policy:
-    """The base policy in a file's tensors and facts; ``network`` where its class is not ours."""
+    """The base policy in a file's tensors and facts.
+
+    ``network`` is given in place of the one described; ``custom_objects`` are those of
+    ``psec_jax.load``. Raises ``NotImported`` where the class of neither is known.
+    """
     try:
-        if network is None:
-            kind = config["network"]
-            if kind not in _NETWORKS or "network_module" in config:
-                raise ValueError(
-                    f"network class {kind!r} is not part of psec_jax; open the library with "
-                    f"network={kind}(…)"
-                )
-            settings = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in config["network_settings"].items()
-            }
-            network = _NETWORKS[kind](**settings)
-        backbone = _BACKBONES[config["backbone"]](network=network, **config["settings"])
+        backbone = _backbone_from(config, network, custom_objects)
+        check_backbone(backbone)
         size = int(np.shape(tensors["statistics/mean"])[0])
         fresh = jax.eval_shape(
             lambda: Policy.create(backbone, Statistics.identity(size), jax.random.key(0))
         )
+    except NotImported as error:
+        raise NotImported(f"{source}: {error}") from None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise BrokenFile(
             f"{source}: the base policy's description is not valid: {error}"
@@ -166,6 +162,32 @@ def base_from(
         jnp.asarray(tensors["statistics/mean"]), jnp.asarray(tensors["statistics/std"])
     )
     return dataclasses.replace(fresh, params=params, statistics=statistics)
+
+
+def _backbone_from(config, network, custom_objects) -> Backbone:
+    kind, module = config["network"], config.get("network_module")
+    if "description" in config:
+        try:
+            backbone = build(config["description"], {}, custom_objects)
+        except NotImported:
+            if network is None or config["backbone"] not in OURS:
+                raise
+        else:
+            return backbone if network is None else dataclasses.replace(backbone, network=network)
+    if network is None:
+        if kind not in OURS or module is not None:
+            raise ValueError(
+                f"network class {kind!r} is not part of psec_jax; open the library with "
+                f"network={kind}(…)"
+            )
+        settings = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in config["network_settings"].items()
+        }
+        network = class_at(kind, {})(**settings)
+    if config["backbone"] not in OURS:
+        raise ValueError(f"backbone class {config['backbone']!r} is not part of psec_jax")
+    return class_at(config["backbone"], {})(network=network, **config["settings"])
 
 
 __all__ = ["base_config", "base_from", "policy_tensors", "skill_config", "skill_from"]

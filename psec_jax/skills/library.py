@@ -14,11 +14,15 @@ import numpy as np
 from flax import linen as nn
 
 from psec_jax import storage
+from psec_jax.composition import ComposedPolicy
 from psec_jax.errors import BaseMismatch, BrokenFile
-from psec_jax.policies import Policy, fingerprint
+from psec_jax.fingerprints import fingerprint
+from psec_jax.imports import is_ours
+from psec_jax.policies import Policy
 from psec_jax.settings import json_data
 from psec_jax.skills import format
 from psec_jax.skills.bank import Bank, Skill
+from psec_jax.skills.folding import folded_agent, refactored
 
 FORMAT = 1
 _TENSORS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -51,8 +55,7 @@ class SkillLibrary:
         tensors = format.policy_tensors(base)
         _refuse_unreadable("the base policy", tensors)
         config = format.base_config(base)
-        network = base.backbone.network
-        given = None if format.is_ours(type(network)) else network
+        given = None if is_ours(type(base.backbone.network)) else base.backbone.network
         if fingerprint(format.base_from(tensors, config, path, given)) != fingerprint(base):
             raise ValueError(
                 "the base policy would not be the same when it is opened: its description is "
@@ -68,11 +71,18 @@ class SkillLibrary:
         return cls(path, base)
 
     @classmethod
-    def open(cls, path: str | Path, network: nn.Module | None = None) -> "SkillLibrary":
+    def open(
+        cls,
+        path: str | Path,
+        network: nn.Module | None = None,
+        custom_objects: Mapping[str, Any] | None = None,
+    ) -> "SkillLibrary":
         """The library in ``path``.
 
-        ``network`` is needed only for a base whose Linen module is not one of psec_jax's. Raises
-        ``BrokenFile`` if the folder is no library or its base is not what it was.
+        A network or backbone of your own is found if what defines it is imported; else hand it
+        over in ``custom_objects``, as to ``psec_jax.load``, or a network as ``network``. Raises
+        ``NotImported`` where neither is so, and ``BrokenFile`` if the folder is no library or its
+        base is not what it was.
         """
         path = storage.expanded(path)
         if not (path / "library.json").is_file():
@@ -85,7 +95,7 @@ class SkillLibrary:
             )
         tensors, _ = storage.read_tensors(path / "base" / "model.safetensors")
         config = storage.read_json(path / "base" / "config.json")
-        base = format.base_from(tensors, config, path / "base", network)
+        base = format.base_from(tensors, config, path / "base", network, custom_objects)
         own = fingerprint(base)
         if own != facts.get("base_fingerprint"):
             raise BaseMismatch(f"{path}", str(facts.get("base_fingerprint")), "its base/", own)
@@ -104,15 +114,31 @@ class SkillLibrary:
         folder = self.path / "skills"
         return tuple(sorted(p.name for p in folder.iterdir() if _is_skill(p)))
 
-    def add(self, name: str, skill: Skill, **provenance: Any) -> None:
+    def add(
+        self,
+        name: str,
+        skill: Skill | ComposedPolicy | Policy,
+        *,
+        rank: int | None = None,
+        **provenance: Any,
+    ) -> None:
         """Store ``skill`` under ``name``, with ``provenance`` beside what it already records.
+
+        In place of a skill it may be a mixture of skills at fixed weights: a composed policy at
+        the parameter level with constant weights, or a policy with a bank. It becomes one skill of
+        the same actions, low-rank where all its parts are. ``rank`` stores the closest low-rank
+        skill of that rank instead, and records its ``relative_error`` (``skills.folding``).
 
         Provenance is JSON data; NumPy's numbers, arrays, tuples and paths become such. Raises
         ``BaseMismatch`` for a skill of another base, ``FileExistsError`` for a name that is taken,
-        ``ValueError`` for one that is not allowed and for provenance that is not finite, and
-        ``TypeError`` for other provenance.
+        ``ValueError`` for one that is not allowed, for weights that depend on the state and for
+        provenance that is not finite, and ``TypeError`` for other provenance.
         """
         target = self._folder(name)
+        if not isinstance(skill, Skill):
+            skill = folded_agent(skill, self._layers)
+        if rank is not None:
+            skill = refactored(skill, rank)
         if skill.base != self.fingerprint:
             raise BaseMismatch(f"skill {name!r}", skill.base, "this library's", self.fingerprint)
         facts = {

@@ -1,0 +1,161 @@
+"""Agents as files: policies, mixtures, best-of-N acting and critics, whole and at any depth.
+
+A saved agent is a folder of ``agent.json``, which describes it (``psec_jax.descriptions``), and
+``tensors.safetensors``. Both carry checksums, the JSON that of the tensors too and the fingerprint
+of each policy within; nothing is pickled.
+"""
+
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from psec_jax import storage
+from psec_jax.descriptions import DTYPES, Description, build, describe
+from psec_jax.errors import BaseMismatch, BrokenFile
+from psec_jax.fingerprints import fingerprint
+from psec_jax.imports import class_at
+from psec_jax.settings import json_data
+
+FORMAT = 1
+AGENTS = ("Policy", "ComposedPolicy", "BestOf", "Critics")
+_KIND, _DESCRIPTION, _TENSORS = "psec-agent", "agent.json", "tensors.safetensors"
+_BELONGS = "tensors_checksum"
+_NEEDED = {"agent", "policies", "provenance", _BELONGS}
+
+
+def save(agent: Any, path: str | Path, /, **provenance: Any) -> None:
+    """Store ``agent`` in a new folder ``path``, whole or not at all.
+
+    ``provenance`` is JSON data, which ``provenance(path)`` reads; NumPy's numbers, arrays, tuples
+    and paths become such. Classes of your own (networks, backbones, scorers) are stored by import
+    path and settings. Raises ``FileExistsError`` if ``path`` is taken, and before anything is
+    written ``ValueError`` naming what cannot be stored and ``TypeError`` for other provenance.
+    """
+    path = storage.expanded(path)
+    facts, described = _described(agent)
+    facts["provenance"] = json_data(provenance, "provenance")
+    facts["versions"] = {name: metadata.version(name) for name in ("psec-jax", "jax", "flax")}
+    try:
+        _restored(facts, described.tensors, described.functions, "this agent")
+    except BrokenFile as error:
+        raise ValueError(f"{type(agent).__name__} could not be loaded again: {error}") from error
+    with storage.new_folder(path) as folder:
+        storage.write_tensors(folder / _TENSORS, described.tensors)
+        storage.write_json(folder / _DESCRIPTION, facts)
+
+
+def load(path: str | Path, *, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """The agent that was saved in ``path``: the same actions, bit for bit.
+
+    Classes of your own are found if what defines them is imported; else, or where they have moved,
+    ``custom_objects`` maps the import path in the file to the class: ``{"mine.nets:Net": Net}``.
+    A file never makes this import anything.
+
+    Raises ``BrokenFile`` if the folder is no agent, damaged, or of a later format,
+    ``BaseMismatch`` if a policy is not the one that was saved, and ``NotImported`` naming what to
+    import.
+    """
+    path = storage.expanded(path)
+    facts, tensors = _read(path)
+    try:
+        return _restored(facts, tensors, custom_objects or {}, str(path))
+    except BrokenFile as error:
+        raise BrokenFile(f"{path}: {error}") from error
+
+
+def provenance(path: str | Path) -> dict[str, Any]:
+    """What was recorded beside a saved agent; raises as ``load``."""
+    return _facts(storage.expanded(path))["provenance"]
+
+
+def is_saved(agent: Any, path: str | Path) -> bool:
+    """Whether ``path`` holds just this agent, whatever the provenance."""
+    path = storage.expanded(path)
+    if not path.exists():
+        return False
+    try:
+        there, _ = _read(path)
+    except BrokenFile:
+        return False
+    here, _ = _described(agent)
+    return all(there.get(name) == value for name, value in here.items())
+
+
+def _described(agent: Any) -> tuple[dict[str, Any], Description]:
+    kind = type(agent).__name__
+    if not isinstance(agent, _classes()):
+        raise ValueError(f"{kind} is no agent that can be saved; expected one of {AGENTS}")
+    described = describe(agent, kind)
+    facts = {
+        "kind": _KIND,
+        "format": FORMAT,
+        "agent": described.node,
+        "policies": _fingerprints(agent),
+        _BELONGS: storage.checksum({}, described.tensors),
+    }
+    return facts, described
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise BrokenFile(f"there is no agent {path}; expected the folder that save wrote")
+    if (path / "library.json").is_file():
+        raise BrokenFile(f"{path} is a skill library: open it with psec.SkillLibrary.open")
+    if not (path / _DESCRIPTION).is_file():
+        raise BrokenFile(f"{path} is no saved agent: it has no {_DESCRIPTION}")
+    facts = storage.read_json(path / _DESCRIPTION)
+    found = facts.get("format")
+    if facts.get("kind") == _KIND and isinstance(found, int) and found > FORMAT:
+        raise BrokenFile(
+            f"{path} is of format {found}, and this version reads {FORMAT}: upgrade psec-jax"
+        )
+    if facts.get("kind") != _KIND or found != FORMAT or not facts.keys() >= _NEEDED:
+        raise BrokenFile(f"{path / _DESCRIPTION} does not describe an agent")
+    return facts
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    facts = _facts(path)
+    tensors, _ = storage.read_tensors(path / _TENSORS, DTYPES)
+    if facts[_BELONGS] != storage.checksum({}, tensors):
+        raise BrokenFile(
+            f"{path}: {_DESCRIPTION} belongs to other tensors than those in {_TENSORS}; restore "
+            "both from one copy"
+        )
+    return facts, tensors
+
+
+def _restored(facts, tensors, custom_objects, source: str) -> Any:
+    agent = build(facts["agent"], tensors, custom_objects)
+    if not isinstance(agent, _classes()):
+        raise BrokenFile(f"it describes a {type(agent).__name__}; expected one of {AGENTS}")
+    try:
+        jax.eval_shape(_act, agent)
+    except Exception as error:
+        raise BrokenFile(f"its parts do not fit each other: {error}") from error
+    if (found := _fingerprints(agent)) != facts["policies"]:
+        raise BaseMismatch(source, str(facts["policies"]), "what its files describe", str(found))
+    return agent
+
+
+def _act(agent: Any) -> Any:
+    """What an agent is for, to be traced."""
+    if hasattr(agent, "sample"):
+        return agent.sample(jax.random.key(0), jnp.zeros((2, agent.observation_size), jnp.float32))
+    return agent.value(jnp.zeros((2, len(agent.statistics.mean)), jnp.float32))
+
+
+def _fingerprints(agent: Any) -> list[str]:
+    """Of each policy within."""
+    policy = class_at("Policy", {})
+    parts = jax.tree.leaves(agent, is_leaf=lambda part: isinstance(part, policy))
+    return [fingerprint(part) for part in parts if isinstance(part, policy)]
+
+
+def _classes() -> tuple[type, ...]:
+    return tuple(class_at(name, {}) for name in AGENTS)

@@ -1,0 +1,120 @@
+"""A mixture of skills at fixed weights as one skill, and a skill as the closest of a rank.
+
+    Σ_i w_i s_i B_i A_i = [B_1 … B_k] [w_1 s_1 A_1; …; w_k s_k A_k],
+
+so skills of ranks n_i are one of rank Σ n_i, at scale 1.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from psec_jax.errors import BaseMismatch
+from psec_jax.fingerprints import fingerprint
+from psec_jax.networks import ConstantWeights
+from psec_jax.settings import integer_of
+from psec_jax.skills.bank import Adapter, Bank, Skill
+from psec_jax.skills.deltas import Delta, Full, LowRank
+
+
+def folded_agent(agent: Any, layers: Mapping[str, tuple[int, int]]) -> Skill:
+    """The one skill that a mixture at fixed weights is; ``layers`` are those of its base.
+
+    ``agent`` is a policy with a bank, at weight 1, or a composed policy at the parameter level
+    with constant weights. Raises ``ValueError`` for any other.
+    """
+    kind, level = type(agent).__name__, getattr(agent, "level", "parameter")
+    policy = getattr(agent, "base", agent)
+    bank = getattr(policy, "bank", None)
+    if level != "parameter":
+        raise ValueError(
+            f"a mixture at level {level!r} is no skill: whole policies are mixed; compose at "
+            "level 'parameter'"
+        )
+    if bank is None:
+        raise ValueError(
+            f"{kind} is no skill and no mixture of skills; expected a Skill, a policy with a "
+            "bank, or a ComposedPolicy with constant weights"
+        )
+    weights = np.ones(bank.size, np.float32)
+    if policy is not agent:
+        if not isinstance(agent.context, ConstantWeights):
+            raise ValueError(
+                f"the weights of this mixture come from {type(agent.context).__name__} and depend "
+                "on the state, so it is no skill; save it whole (agent.save), or fix its weights "
+                "first: agent.with_fixed(weights)"
+            )
+        at_zero = np.zeros((1, agent.observation_size), np.float32)
+        weights = np.asarray(agent.weights(at_zero), np.float32).reshape(-1)
+    if (own := fingerprint(policy)) != bank.base:
+        raise BaseMismatch(f"the bank {list(bank.names)}", bank.base, "its policy", own)
+    return folded(bank, weights, layers)
+
+
+def folded(bank: Bank, weights: np.ndarray, layers: Mapping[str, tuple[int, int]]) -> Skill:
+    """The skills of ``bank`` at fixed ``weights`` (k,) as one: low-rank where all are."""
+    gains = np.asarray(bank.gains(weights))
+    low_rank = all(isinstance(d, LowRank) for deltas in bank.layers.values() for d in deltas)
+    if low_rank:
+        rank = max(sum(delta.ranks) for (delta,) in bank.layers.values())
+        deltas = {path: _concatenated(d, gains, rank) for path, (d,) in bank.layers.items()}
+        adapter = Adapter(rank=rank, scale=1.0, targets=_targets(bank.layers, layers))
+    else:
+        deltas = {
+            path: Full(sum(delta.kernel(jnp.asarray(gains)) for delta in group)[None], (1,))
+            for path, group in bank.layers.items()
+        }
+        adapter = Adapter(kind="full", scale=1.0, targets=_targets(bank.layers, layers))
+    mixture = dict(zip(bank.names, np.asarray(weights).tolist(), strict=True))
+    return Skill(deltas, adapter, bank.base, {"mixture": mixture})
+
+
+def refactored(skill: Skill, rank: int) -> Skill:
+    """The low-rank skill of ``rank`` closest to ``skill``, by truncated SVD of each layer's delta.
+
+    Its provenance records the ``relative_error``: what is left of the deltas, all layers together,
+    in the Frobenius norm.
+    """
+    integer_of("rank", rank)
+    deltas, lost, total = {}, 0.0, 0.0
+    for path, delta in skill.deltas.items():
+        kernel = skill.adapter.scale * _kernel(delta)
+        left, values, right = np.linalg.svd(kernel, full_matrices=False)
+        roots = np.sqrt(values[:rank])
+        down, up = left[:, :rank] * roots, roots[:, None] * right[:rank]
+        deltas[path] = _padded(down, up, rank)
+        lost, total = lost + np.sum(values[rank:] ** 2), total + np.sum(values**2)
+    error = float(np.sqrt(lost / total)) if total else 0.0
+    adapter = dataclasses.replace(skill.adapter, kind="low_rank", rank=rank, scale=1.0)
+    provenance = {**skill.provenance, "relative_error": error}
+    return dataclasses.replace(skill, deltas=deltas, adapter=adapter, provenance=provenance)
+
+
+def _concatenated(delta: LowRank, gains: np.ndarray, rank: int) -> LowRank:
+    return _padded(np.asarray(delta.down), gains[delta.owner, None] * np.asarray(delta.up), rank)
+
+
+def _padded(down: np.ndarray, up: np.ndarray, rank: int) -> LowRank:
+    """With columns of zeros: the layers of one skill have one rank."""
+    missing = rank - down.shape[1]
+    down, up = np.pad(down, ((0, 0), (0, missing))), np.pad(up, ((0, missing), (0, 0)))
+    return LowRank(jnp.asarray(down, jnp.float32), jnp.asarray(up, jnp.float32), (rank,))
+
+
+def _kernel(delta: Delta) -> np.ndarray:
+    """In double precision, without any scale."""
+    if isinstance(delta, Full):
+        return np.asarray(delta.kernels[0], np.float64)
+    return np.asarray(delta.down, np.float64) @ np.asarray(delta.up, np.float64)
+
+
+def _targets(chosen: Mapping, layers: Mapping) -> str:
+    """The usual targets where they name just these layers, else one pattern of their paths."""
+    usual = Adapter().targets
+    if {path for path in layers if re.fullmatch(usual, path)} == set(chosen):
+        return usual
+    return "|".join(re.escape(path) for path in sorted(chosen))
