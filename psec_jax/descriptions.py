@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 from flax.core import FrozenDict
 
-from psec_jax.errors import BrokenFile
+from psec_jax.errors import BrokenFile, NotImported
 from psec_jax.imports import class_at, function_at, path_of
 from psec_jax.settings import is_array
 
@@ -150,7 +150,9 @@ class _Reader:
             raise BrokenFile(f"{str(node)[:80]!r} is no description")
         try:
             return _READ[word](self, node, modules)
-        except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        except (BrokenFile, NotImported):
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BrokenFile(f"the description of {str(node[word])[:80]!r}: {error}") from error
 
     def _array(self, node, modules):

@@ -50,6 +50,8 @@ OURS = {
 }
 # Where jax's functions stand for everyone; they are defined in modules that come and go.
 _JAX = ("jax.nn", "jax.numpy", "jax.nn.initializers")
+_COMPILED = (type(jnp.tanh), type(jnp.maximum), type(jnp.float32))
+_FUNCTIONS = (types.FunctionType, type(jnp.tanh), type(nn.relu))
 _PATH = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*(\.[^\W\d]\w*)*)")
 _NEVER = {*sys.stdlib_module_names, "psec_jax", "jax", "jaxlib", "flax", "numpy"} - {"__main__"}
 
@@ -70,7 +72,7 @@ def path_of(value: Any, name: str) -> str:
     for place in ("flax.linen", *_JAX, "numpy"):
         if isinstance(word, str) and _public(place, word) is value:
             return f"{place}:{word}"
-    if isinstance(value, type | types.FunctionType):
+    if isinstance(value, (type, *_FUNCTIONS)):
         path = f"{value.__module__}:{value.__qualname__}"
         try:
             _defined(path, value.__module__)
@@ -121,7 +123,7 @@ def function_at(path: Any, custom_objects: Mapping[str, Any], modules: frozenset
             raise NotImported(f"{path} is nothing that a file may name")
         return value
     value = _defined(path, module)
-    if _is_described(value) or (isinstance(value, types.FunctionType) and module in modules):
+    if _is_described(value) or (isinstance(value, _FUNCTIONS) and module in modules):
         return value
     raise NotImported(
         f"a file may not name {path}, which is no function of the module of a class around it; if "
@@ -150,15 +152,15 @@ def _defined(path: str, module: str) -> Any:
             f"{path} is needed, and {module} is not imported; import {module} first, or hand it "
             f"over: custom_objects={{{path!r}: …}}"
         )
-    value: Any = loaded
-    for part in name.split("."):
-        # Neither a module's __getattr__ nor a metaclass's is asked.
-        inside = object.__getattribute__(value, "__dict__") if value is loaded else vars(value)
-        value = inside.get(part)
-        if not isinstance(value, type | types.FunctionType):
-            break
+    # Neither a module's __getattr__ is asked, nor anything but a class for what is inside.
+    *outer, last = name.split(".")
+    inside: Mapping = object.__getattribute__(loaded, "__dict__")
+    for part in outer:
+        inside = vars(found) if isinstance(found := inside.get(part), type) else {}
+    value = inside.get(last)
     where = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if not isinstance(value, type | types.FunctionType) or where != (module, name):
+    is_defined = isinstance(value, type) or (isinstance(value, _FUNCTIONS) and not outer)
+    if not is_defined or where != (module, name):
         raise NotImported(
             f"{module} defines no class or function {name!r}; where it has moved, hand it over: "
             f"custom_objects={{{path!r}: …}}"
@@ -186,6 +188,3 @@ def _public(place: str, word: str) -> Any:
         # Its plain functions read and write files, among others.
         return None
     return value if callable(value) else None
-
-
-_COMPILED = (type(jnp.tanh), type(jnp.maximum), type(jnp.float32))

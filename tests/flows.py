@@ -1,0 +1,80 @@
+"""What a user defines in a package of their own: a backbone, a network, a scorer, a function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+
+def bent(x):
+    return x / (1 + jnp.abs(x))
+
+
+class VelocityNetwork(nn.Module):
+    """The velocity at a point of the path, at a time, for an observation."""
+
+    hidden: tuple[int, ...] = (8,)
+    activation: Callable = bent
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, point, time, observations):
+        x = jnp.concatenate([point, time[:, None], observations], axis=-1)
+        for width in self.hidden:
+            x = self.activation(nn.Dense(width, self.dtype, kernel_init=self.kernel_init)(x))
+        return nn.Dense(point.shape[-1])(x)
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    """Straight paths from noise to actions (Lipman et al., 2023), walked by Euler's method."""
+
+    action_size: int
+    network: nn.Module = field(default_factory=VelocityNetwork)
+    steps: int = 4
+    squash: Callable = jnp.tanh
+
+    noise_process = "straight paths from N(0, I)"
+
+    def example(self, observation_size):
+        return jnp.zeros((1, self.action_size)), jnp.zeros(1), jnp.zeros((1, observation_size))
+
+    def loss(self, predict, observations, actions, key):
+        time_key, noise_key = jax.random.split(key)
+        time = jax.random.uniform(time_key, actions.shape[:1])
+        noise = jax.random.normal(noise_key, actions.shape)
+        point = noise + time[:, None] * (actions - noise)
+        return jnp.square(predict(point, time, observations) - (actions - noise)).sum(axis=-1)
+
+    def sample(self, predict, key, observations):
+        point = jax.random.normal(key, (len(observations), self.action_size))
+        for step in range(self.steps):
+            time = jnp.full(len(observations), step / self.steps)
+            point = point + predict(point, time, observations) / self.steps
+        return self.squash(point)
+
+
+@struct.dataclass
+class Nearness:
+    """A scorer: how near an action is to ``target``, in units of ``width``."""
+
+    target: jax.Array
+    width: float = struct.field(pytree_node=False, default=1.0)
+
+    def __call__(self, observations, actions):
+        return -jnp.square((actions - self.target) / self.width).sum(axis=-1)
+
+
+class Mixer(nn.Module):
+    """A context network of one's own."""
+
+    skills: int
+
+    @nn.compact
+    def __call__(self, observations):
+        return nn.softmax(nn.Dense(self.skills)(observations))
