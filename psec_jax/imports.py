@@ -158,9 +158,8 @@ def _defined(path: str, module: str) -> Any:
     for part in outer:
         inside = vars(found) if isinstance(found := inside.get(part), type) else {}
     value = inside.get(last)
-    where = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     is_defined = isinstance(value, type) or (isinstance(value, _FUNCTIONS) and not outer)
-    if not is_defined or where != (module, name):
+    if not is_defined or (value.__module__, value.__qualname__) != (module, name):
         raise NotImported(
             f"{module} defines no class or function {name!r}; where it has moved, hand it over: "
             f"custom_objects={{{path!r}: …}}"
@@ -179,7 +178,7 @@ def _is_described(kind: Any) -> bool:
 
 def _public(place: str, word: str) -> Any:
     """What a public module of flax, jax or numpy calls ``word``; None where a file may not."""
-    value = vars(importlib.import_module(place)).get(word)
+    value = None if word.startswith("_") else vars(importlib.import_module(place)).get(word)
     if place == "flax.linen":
         return value if _is_described(value) and issubclass(value, nn.Module) else None
     if place == "numpy":

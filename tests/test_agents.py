@@ -282,7 +282,6 @@ def test_provenance_is_json(kinds, tmp_path):
         nn.Sequential((nn.Dense(3, name="first"), nn.relu)),
         jnp.float32,
         np.float32,
-        np.float32(0.1),
         float("inf"),
         "",
         ((1, 2.5), (None, True), "x"),

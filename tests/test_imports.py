@@ -85,6 +85,7 @@ FUNCTIONS = [
     "jax.numpy:linalg",
     "jax.numpy:__builtins__",
     "jax.nn:__builtins__",
+    "jax.nn:__getattr__",
     "jax.nn:initializers",
     "jax.nn:relu.__call__",
     "jax._src.nn.functions:relu",

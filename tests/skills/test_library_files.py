@@ -215,18 +215,32 @@ def foreign(statistics):
     return Policy.create(GaussianBackbone(2, Foreign()), statistics, KEY)
 
 
+@pytest.mark.parametrize("earlier", [False, True])
 def test_a_library_of_a_foreign_network_opens_with_that_network_only(
-    tmp_path, foreign, observations, same, unchanged
+    tmp_path, foreign, observations, same, earlier
 ):
+    """By itself where it is imported; earlier versions stored no import path."""
     SkillLibrary.create(tmp_path / "library", foreign)
-    unchanged()
-    with pytest.raises(BrokenFile, match=r"'Foreign' is not part .*network=Foreign\(…\)"):
-        SkillLibrary.open(tmp_path / "library")
+    found = [{"network": Foreign()}, {}]
+    if earlier:
+        config = storage.read_json(tmp_path / "library" / "base" / "config.json")
+        del config["description"]
+        storage.write_json(tmp_path / "library" / "base" / "config.json", config)
+        with pytest.raises(BrokenFile, match=r"'Foreign' is not part .*network=Foreign\(…\)"):
+            SkillLibrary.open(tmp_path / "library")
+        del found[1]
     with pytest.raises((BrokenFile, BaseMismatch)):
         SkillLibrary.open(tmp_path / "library", network=Foreign(width=9))
-    opened = SkillLibrary.open(tmp_path / "library", network=Foreign())
-    assert opened.fingerprint == fingerprint(foreign)
-    assert same(opened.base.act(KEY, observations), foreign.act(KEY, observations))
+    for given in found:
+        opened = SkillLibrary.open(tmp_path / "library", **given)
+        assert opened.fingerprint == fingerprint(foreign)
+        assert same(opened.base.act(KEY, observations), foreign.act(KEY, observations))
+
+
+def test_the_file_of_a_base_of_ours_is_what_earlier_versions_read(library):
+    config = storage.read_json(library.path / "base" / "config.json")
+    assert config.keys() == {"backbone", "settings", "network", "network_settings"}
+    assert config["backbone"] == "DiffusionBackbone" and config["network"] == "Denoiser"
 
 
 @pytest.mark.parametrize("kind", ["low_rank", "full"])
