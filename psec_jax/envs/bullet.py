@@ -59,6 +59,10 @@ class Reproducible(gymnasium.Wrapper):
         simulator.bc.stepSimulation()
         return self._reset(simulator.np_random.integers(2**32))
 
+    def render(self) -> np.ndarray:
+        """A picture with bytes; the package's own default is a window, which needs a display."""
+        return np.asarray(self.unwrapped.render(mode="rgb_array"), np.uint8)[..., :3]
+
     def _reset(self, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         state = np.random.get_state()
         np.random.seed(seed)

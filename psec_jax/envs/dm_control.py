@@ -12,8 +12,9 @@ from psec_jax.envs.spaces import UNBOUNDED
 
 try:
     with warnings.catch_warnings():
-        # Without a display, GLFW warns as it is imported; nothing is rendered here.
+        # Without a display, GLFW warns as it is imported, also where nothing will be rendered.
         warnings.simplefilter("ignore")
+        import mujoco
         from dm_control import suite
 except ImportError as error:
     raise ImportError(
@@ -24,12 +25,17 @@ except ImportError as error:
 class Task(gymnasium.Env):
     """A task; its observation dictionary laid flat in the dictionary's own order.
 
-    Controls without bounds, which the lqr tasks have, are [−1, 1] here.
+    Controls without bounds, which the lqr tasks have, are [−1, 1] here. For ``render``
+    without a display, MUJOCO_GL=egl (or osmesa) must be set before dm_control is imported.
     """
+
+    render_mode = "rgb_array"
 
     def __init__(self, domain: str, task: str):
         self._random = np.random.RandomState()
         self.simulator = suite.load(domain, task, task_kwargs={"random": self._random})
+        rate = round(1 / self.simulator.control_timestep())
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": rate}
         shapes = [spec.shape for spec in self.simulator.observation_spec().values()]
         size = sum(int(np.prod(shape)) for shape in shapes)
         actions = self.simulator.action_spec()
@@ -52,6 +58,16 @@ class Task(gymnasium.Env):
         terminated = step.last() and step.discount == 0
         truncated = step.last() and not terminated
         return _flat(step.observation), step.reward, terminated, truncated, {}
+
+    def render(self) -> np.ndarray:
+        """The first camera's picture, (240, 320, 3) with bytes."""
+        try:
+            return self.simulator.physics.render(240, 320, camera_id=0)
+        except (mujoco.FatalError, RuntimeError) as error:
+            raise RuntimeError(
+                f"dm_control cannot render here ({error}); without a display, set MUJOCO_GL=egl "
+                "or MUJOCO_GL=osmesa in the environment variables"
+            ) from error
 
     def close(self) -> None:
         self.simulator.close()

@@ -109,7 +109,13 @@ def _metadrive(name: str, factors: dict[str, Any], num_envs: int) -> VectorEnv:
 
 
 def _gymnasium(name: str, factors: dict[str, Any], num_envs: int) -> VectorEnv:
-    return adapted_copies(functools.partial(gymnasium.make, name), num_envs)
+    spec = gymnasium.spec(name)
+    kind = spec.entry_point
+    kind = gymnasium.envs.registration.load_env_creator(kind) if isinstance(kind, str) else kind
+    # Where pictures can be had, they can be asked for later: rendering costs nothing until then.
+    pictures = "rgb_array" in getattr(kind, "metadata", {}).get("render_modes", ())
+    options = {"render_mode": "rgb_array"} if pictures else {}
+    return adapted_copies(functools.partial(gymnasium.make, name, **options), num_envs)
 
 
 def _four_a_core() -> int:

@@ -27,6 +27,8 @@ class InProcessVectorEnv(EpisodeVectorEnv):
             raise
         first = self.envs[0]
         super().__init__(num_envs, first.observation_space, first.action_space)
+        if "render_fps" in first.metadata:
+            self.metadata = {**self.metadata, "render_fps": first.metadata["render_fps"]}
 
     def reset_copies(self, seeds: dict[int, int | None], options: dict | None) -> dict:
         return {i: self.envs[i].reset(seed=one, options=options) for i, one in seeds.items()}

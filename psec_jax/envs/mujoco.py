@@ -54,7 +54,7 @@ def factory(name: str, **factors: float) -> Callable[[], gymnasium.Env]:
 
     def make() -> gymnasium.Env:
         with _without_warnings():
-            env = shifted(**spec.kwargs)
+            env = shifted(**{"render_mode": "rgb_array", **spec.kwargs})
         return Adapter(gymnasium.wrappers.TimeLimit(env, spec.max_episode_steps))
 
     return make

@@ -10,7 +10,7 @@ import gymnasium
 import jax
 import numpy as np
 from gymnasium.vector import VectorEnv
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from psec_jax import envs
 from psec_jax.envs import Environment
@@ -174,13 +174,39 @@ def trace_weights(
     return Trace(*map(np.array, zip(*steps, strict=True)), tuple(pictures))
 
 
+def film(
+    policy: Any,
+    environment: Environment,
+    *,
+    key: jax.Array,
+    pictures_per_second: float = 10.0,
+    max_steps: int = 100_000,
+) -> list[UInt8[np.ndarray, "height width 3"]]:
+    """Pictures of one episode, so many for each second of it.
+
+    ``environment`` and ``max_steps`` are those of ``evaluate``. Where its ``render_fps`` does not
+    say how long a step is, each step is a picture. Raises ``ValueError`` where rendering gives
+    none.
+    """
+    with _opened(environment, 1) as vector:
+        check_fit(policy, vector, environment)
+        rate = vector.metadata.get("render_fps") or pictures_per_second
+        every = max(1, round(rate / pictures_per_second))
+        episode = _limited(_episodes([policy], vector, 1, 1, [key]), max_steps, environment)
+        return [
+            np.array(_picture(vector, environment))
+            for index, _ in enumerate(episode)
+            if index % every == 0
+        ]
+
+
 def _picture(vector: VectorEnv, environment: Environment) -> np.ndarray:
     """The first copy, (height, width, 3)."""
     pictures = vector.render()
     if pictures is None or np.ndim(pictures[0]) != 3:
         raise ValueError(
             f"rendering {environment} gave no picture; make it with render_mode='rgb_array', or "
-            "leave out picture_every"
+            "leave the pictures out"
         )
     return pictures[0]
 
