@@ -6,6 +6,7 @@
 LoRA skill is learnt; a context network then mixes π₀ and skills on the target's demonstrations.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,7 @@ from experiments.stages import Stages, check_alike, check_joined, load, run_seed
 from psec_jax.evaluation import trace_weights
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
+from psec_jax.storage import check_name
 
 
 @dataclass(frozen=True)
@@ -214,8 +216,10 @@ def train(this: Stages, opened: Data, simulators: Simulators) -> None:
                 evaluations[seen] = evaluate(agents, target)
             if name == "psec" and seeds[0] == config.seeds[0]:
                 trace(agents[0], column.name, chain.tasks[target].environment, this)
+            where = {"task": column.name, "method": name}
+            this.leave(agents, agent_name(name, column.name), **where)
             step = config.scratch.steps if method.parts == "policies" else config.skill.steps
-            record(evaluations[seen], task=column.name, method=name, step=step)
+            record(evaluations[seen], step=step, **where)
 
 
 def alone(bases: list[psec.Policy], skills: list[psec.Skill]) -> list[psec.Policy]:
@@ -266,8 +270,13 @@ def skill_name(task: str, parts: str) -> str:
     return task if parts == "low_rank" else f"{task}-{parts}"
 
 
+def agent_name(method: str, column: str) -> str:
+    return f"{method}-{slug(column)}"
+
+
 def slug(column: str) -> str:
-    return column.replace("→", "_to_").replace("+", "_")
+    """A column's name as part of a file's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", column.replace("→", "_to_"))
 
 
 def check(config: Continual) -> None:
@@ -284,6 +293,14 @@ def check(config: Continual) -> None:
             f"composer.source_trajectories {config.composer.source_trajectories} are more than "
             f"data.source_trajectories, {config.data.source_trajectories}"
         )
+    files = [agent_name(name, column.name) for name in config.methods for column in chain.columns]
+    for name in files:
+        try:
+            check_name(name, "agent")
+        except ValueError as error:
+            raise ConfigError(f"chain.columns: {error}") from None
+    if len(set(files)) < len(files):
+        raise ConfigError(f"chain.columns have names that are one as files: {sorted(files)}")
     if config.evaluation.best and not config.evaluation.curve_every:
         raise ConfigError("evaluation.best needs evaluation.curve_every, which finds the best")
     levels = {METHODS[name].level for name in config.methods}

@@ -266,7 +266,9 @@ def train(this: Run, column: str, vector: VectorEnv) -> None:
     for method in config.methods:
         if this.measured(method, column, "score"):
             continue
-        evaluations = this.evaluate(METHODS[method][1](this), vector, "evaluate")
+        agents = METHODS[method][1](this)
+        evaluations = this.evaluate(agents, vector, "evaluate")
+        this.leave(agents, method, method=method, task=column)
         steps = config.pretrain.steps if method == "zero_shot" else config.scratch.steps
         record(evaluations, method=method, step=steps)
         normalized = [

@@ -236,6 +236,7 @@ def train(this: Run, vector: VectorEnv) -> None:
         evaluations = this.evaluate(agents, vector, "evaluate")
         if method == "psec" and this.seeds[0] == config.seeds[0]:
             trace(agents[0], this)
+        this.leave(agents, method, method=method, task=config.task)
         stage = config.pretrain if method == "bc" else config.scratch
         record(evaluations, method=method, step=stage.steps)
         record(evaluations, method=method, step=stage.steps, metric="cost")

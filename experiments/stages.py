@@ -1,5 +1,6 @@
 """What the stages of a run have in common."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from psec_jax import (
     Skill,
     SkillLibrary,
     TransitionDataset,
+    agents,
     concatenate,
     evaluate,
     load_dataset,
+    storage,
 )
 from psec_jax.errors import BrokenFile
 from psec_jax.training.seeds import named_key
@@ -125,6 +128,18 @@ class Stages:
         """Each seed's agent, with the keys of the stage called ``name``."""
         episodes = self.config.evaluation.episodes
         return evaluate(list(agents), vector, episodes=episodes, key=self.key(name))
+
+    def leave(self, trained: Sequence[Any], name: str, **provenance: Any) -> None:
+        """Store each seed's agent as ``seed_N/agents/<name>``.
+
+        One that is there already, as after an interruption, stays if it is the same.
+        """
+        for seed, agent in zip(self.seeds, trained, strict=True):
+            path = self.out / f"seed_{seed}" / "agents" / storage.check_name(name, "agent")
+            if not agents.is_saved(agent, path):
+                if path.exists():
+                    shutil.rmtree(path)
+                agent.save(path, seed=seed, **provenance)
 
     def record(self, evaluations: Sequence[Evaluation], **where: Any) -> None:
         """See ``Recorder.evaluation``."""

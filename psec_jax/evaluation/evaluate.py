@@ -202,7 +202,10 @@ def film(
 
 def _picture(vector: VectorEnv, environment: Environment) -> np.ndarray:
     """The first copy, (height, width, 3)."""
-    pictures = vector.render()
+    try:
+        pictures = vector.render()
+    except NotImplementedError:
+        pictures = None
     if pictures is None or np.ndim(pictures[0]) != 3:
         raise ValueError(
             f"rendering {environment} gave no picture; make it with render_mode='rgb_array', or "

@@ -18,6 +18,7 @@ from experiments.config import ConfigError, Continual, parse
 from experiments.continual import METHODS, check, run
 from experiments.recording import Recorder
 from psec_jax.report import results
+from psec_jax.training.seeds import named_key
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("scale=smoke", "progress=false", "evaluation.episodes=1")
@@ -55,6 +56,46 @@ def test_a_run_measures_every_method_on_every_column_for_every_seed(finished):
     }
     assert measured == expected
     assert all(row.value == pytest.approx(np.mean(row.values)) for row in rows)
+
+
+def test_every_method_leaves_its_agent_which_gives_its_return_again(finished):
+    out, _ = finished
+    columns = {"S_to_W": ("S→W", "walk"), "S_to_R": ("S→R", "run"), "S_W_to_R": ("S+W→R", "run")}
+    methods = ("scratch", "asec", "nsec", "psec_mlp", "psec")
+    names = {f"{method}-{column}" for method in methods for column in columns}
+    measured = {
+        (row.method, row.task, row.seed): row.values
+        for row in results.read([out / "results.jsonl"])
+        if row.metric == "return"
+    }
+    for seed in (0, 1):
+        folder = out / f"seed_{seed}" / "agents"
+        assert {path.name for path in folder.iterdir()} == names
+        for method in ("nsec", "psec"):
+            column, task = columns["S_to_W"]
+            path = folder / f"{method}-S_to_W"
+            key = named_key(jax.random.key(seed), f"evaluate {task}")
+            environment = f"dm_control/walker-{task}-v0"
+            found = psec.evaluate(psec.load(path), environment, episodes=1, key=key)
+            np.testing.assert_array_equal(found.returns, measured[method, column, seed])
+            facts = {"method": method, "task": column, "seed": seed}
+            assert psec.agents.provenance(path) == facts
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("a b", "a+b"),
+            r"chain.columns have names that are one as files: \['psec-a_b', 'psec-a_b",
+        ),
+        (("a" * 64, "b"), r"chain.columns: agent name 'psec-aa.*is not allowed: use 1 to 64"),
+    ],
+)
+def test_columns_whose_agents_could_not_be_kept_apart_are_refused(names, message):
+    columns = [f"{{name: '{name}', skills: [walk], target: walk}}" for name in names]
+    with pytest.raises(ConfigError, match=message):
+        configure(f"chain.columns=[{','.join(columns)}]", "methods=[psec]")
 
 
 def test_the_printed_table_is_the_written_one_and_has_the_papers_layout(finished):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
@@ -15,6 +16,7 @@ from experiments.dynamics_shift import METHODS, Data, Run, check, column_name, r
 from experiments.recording import Recorder, start_recording
 from psec_jax.evaluation import scores
 from psec_jax.report import results
+from psec_jax.training.seeds import named_key
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("scale=smoke", "progress=false", "evaluation.episodes=1", "critics.candidates=2")
@@ -42,6 +44,20 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
     process = launch(out, *WORDS)
     assert process.returncode == 0, process.stderr
     return out, process.stdout
+
+
+def test_every_method_leaves_its_agent_which_gives_its_return_again(finished):
+    out, _ = finished
+    folder = out / "seed_3" / "agents"
+    assert {path.name for path in folder.iterdir()} == set(OURS)
+    key = named_key(jax.random.key(3), "evaluate")
+    returns = [row for row in results.read([out / "results.jsonl"]) if row.metric == "return"]
+    for row in returns:
+        if row.method in ("iql", "psec"):
+            agent = psec.load(folder / row.method)
+            found = psec.evaluate(agent, "mujoco/walker2d-v4", episodes=1, key=key)
+            np.testing.assert_array_equal(found.returns, row.values)
+            assert psec.agents.provenance(folder / row.method)["task"] == row.task
 
 
 def test_a_run_measures_every_method_and_normalises_its_returns(finished):

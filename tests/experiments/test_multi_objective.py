@@ -6,6 +6,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
@@ -16,6 +17,7 @@ from experiments.multi_objective import METHODS, Data, check, dataset_name, run
 from experiments.recording import Recorder
 from psec_jax.data.hdf5 import write_hdf5
 from psec_jax.report import results
+from psec_jax.training.seeds import named_key
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -67,6 +69,18 @@ def finished(tmp_path_factory, ballrun) -> tuple[Path, str]:
     )
     assert process.returncode == 0, process.stderr
     return out, process.stdout
+
+
+def test_every_method_leaves_its_agent_which_gives_its_costs_again(finished):
+    out, _ = finished
+    folder = out / "seed_2" / "agents"
+    assert {p.name for p in folder.iterdir()} == {*METHODS, "reward", "safety", "frugal"}
+    key = named_key(jax.random.key(2), "evaluate")
+    for row in results.read([out / "results.jsonl"]):
+        if row.metric == "cost" and row.method in ("fisor", "psec", "frugal"):
+            agent = psec.load(folder / row.method)
+            found = psec.evaluate(agent, "bullet/ballrun", episodes=2, key=key)
+            np.testing.assert_array_equal(found.costs, row.values)
 
 
 def test_a_run_measures_reward_and_cost_of_every_method(finished):

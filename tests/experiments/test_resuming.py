@@ -32,7 +32,7 @@ SMALL = ("scale=smoke", "chain=walker_walk", "evaluation.episodes=1", "progress=
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    patterns = ("*.jsonl", "table.md", "*.csv", "seed_*/library/**/*")
+    patterns = ("*.jsonl", "table.md", "*.csv", "seed_*/library/**/*", "seed_*/agents/**/*")
     found = {path for pattern in patterns for path in out.glob(pattern) if path.is_file()}
     return {str(path.relative_to(out)): path.read_bytes() for path in found}
 
