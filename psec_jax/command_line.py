@@ -1,9 +1,10 @@
 """What the command lines share."""
 
+import importlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -27,3 +28,12 @@ def printing() -> Iterator[None]:
         except BrokenPipeError:
             # Python flushes once more when it exits, and that has to go somewhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import what ``--import`` names; raises ``ImportError`` that says which failed."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ImportError(f"--import {name}: {error}") from error

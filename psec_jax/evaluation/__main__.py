@@ -1,7 +1,6 @@
 """Play a saved agent: ``python -m psec_jax.evaluate AGENT ENVIRONMENT --episodes 50``."""
 
 import argparse
-import importlib
 import json
 import os
 import sys
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 
 from psec_jax import agents
-from psec_jax.command_line import printing
+from psec_jax.command_line import import_modules, printing
 from psec_jax.evaluation.evaluate import Evaluation, evaluate, film
 
 _PICTURES_PER_SECOND = 10.0
@@ -65,11 +64,7 @@ def _run(chosen: argparse.Namespace) -> None:
         if not os.environ.get("DISPLAY"):
             # Read when a simulator is imported.
             os.environ.setdefault("MUJOCO_GL", "egl")
-    for module in chosen.modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ImportError(f"--import {module}: {error}") from error
+    import_modules(chosen.modules)
     agent = agents.load(chosen.agent)
     if not hasattr(agent, "sample"):
         raise ValueError(f"{chosen.agent} holds {type(agent).__name__}, which do not act")

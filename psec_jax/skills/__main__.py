@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from psec_jax.command_line import printing
+from psec_jax.command_line import import_modules, printing
 from psec_jax.diffusion import NOISES
 from psec_jax.networks.activations import ACTIVATIONS
 from psec_jax.skills.library import SkillLibrary
@@ -17,6 +17,14 @@ def main(arguments: list[str] | None = None) -> None:
     for command, (about, names) in _COMMANDS.items():
         sub = commands.add_parser(command, help=about, description=about)
         sub.add_argument("path", type=Path, help="folder of the library")
+        sub.add_argument(
+            "--import",
+            dest="modules",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="import a module first, which defines the base's network or backbone",
+        )
         for name in names:
             sub.add_argument(name)
         if command == "import":
@@ -27,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with printing():
             _run(chosen)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, ImportError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         sys.exit(f"error: {message}")
 
@@ -92,6 +100,7 @@ def _run(chosen: argparse.Namespace) -> None:
         _list(library)
         print(*lines, sep="\n")
         return
+    import_modules(chosen.modules)
     library = SkillLibrary.open(chosen.path)
     if chosen.command == "list":
         _list(library)

@@ -17,6 +17,7 @@ from flax import linen as nn
 import psec_jax as psec
 from psec_jax import Policy, SkillLibrary, storage
 from psec_jax.errors import BrokenFile, NotImported
+from psec_jax.skills.__main__ import main
 
 KEY = jax.random.key(2)
 TESTS = Path(__file__).parents[1]
@@ -156,3 +157,14 @@ def test_policies_of_other_processes_are_not_mixed_by_their_predictions(flow, di
         mixed(flow, [diffusion])
     with pytest.raises(ValueError, match="or give GaussianBackbone a noise_process"):
         mixed(flow, [gaussian])
+
+
+def test_the_command_line_imports_what_the_base_needs(flow_library, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "flows")
+    path = str(flow_library.path)
+    with pytest.raises(SystemExit, match="flows:FlowMatching is needed, and flows is not import"):
+        main(["list", path])
+    with pytest.raises(SystemExit, match=r"--import no\.such: No module named 'no'"):
+        main(["list", path, "--import", "no.such"])
+    main(["list", path, "--import", "flows"])
+    assert flow_library.fingerprint in capsys.readouterr().out
