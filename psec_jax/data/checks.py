@@ -19,6 +19,7 @@ DIMENSIONS = {
     "truncations": 1,
     "costs": 1,
     "next_observations": 2,
+    "next_actions": 2,
 }
 
 
@@ -39,8 +40,11 @@ def checked(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
         shapes = {name: values.shape for name, values in arrays.items()}
         raise ValueError(f"the dataset is empty; the shapes of its arrays are {shapes}")
     for name, values in arrays.items():
-        _check_finite(name, values)
-    arrays["actions"] = _inside(arrays["actions"])
+        if name != "next_actions":
+            _check_finite(name, values)
+    arrays["actions"] = _inside("actions", arrays["actions"])
+    if "next_actions" in arrays:
+        _check_next_actions(arrays["next_actions"], arrays["actions"])
     arrays["truncations"] = _closed(arrays["terminations"], arrays["truncations"])
     if "next_observations" not in arrays:
         arrays["next_observations"] = _following(arrays)
@@ -117,16 +121,27 @@ def _check_finite(name: str, values: np.ndarray) -> None:
     )
 
 
-def _inside(actions: np.ndarray) -> np.ndarray:
+def _inside(name: str, actions: np.ndarray) -> np.ndarray:
     largest = max(actions.max(), -actions.min())
     if largest > 1 + ROUNDING:
         raise ValueError(
-            f"actions must lie in [-1, 1], but one is as large as {largest:g}; scale them by "
+            f"{name} must lie in [-1, 1], but one is as large as {largest:g}; scale them by "
             "the bounds of the environment's action space"
         )
     if largest <= np.float32(INSIDE):
         return actions
     return read_only(np.clip(actions, -INSIDE, INSIDE))
+
+
+def _check_next_actions(following: np.ndarray, actions: np.ndarray) -> None:
+    if following.shape != actions.shape:
+        raise ValueError(
+            f"next_actions of shape {following.shape} do not fit actions of shape {actions.shape}"
+        )
+    known = following[~np.isnan(following).all(axis=1)]
+    if len(known):
+        _check_finite("next_actions", known)
+        _inside("next_actions", known)
 
 
 def _closed(terminations: np.ndarray, truncations: np.ndarray) -> np.ndarray:
@@ -135,6 +150,13 @@ def _closed(terminations: np.ndarray, truncations: np.ndarray) -> np.ndarray:
     closed = truncations.copy()
     closed[-1] = True
     return read_only(closed)
+
+
+def following_actions(actions: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """The actions that follow, NaN after the ``last`` of each trajectory."""
+    following = np.roll(actions, -1, axis=0)
+    following[last] = np.nan
+    return read_only(following)
 
 
 def _following(arrays: dict[str, np.ndarray]) -> np.ndarray:

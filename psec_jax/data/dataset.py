@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from psec_jax.data.checks import DIMENSIONS, INSIDE, check_seed, checked, read_only
+from psec_jax.data.checks import (
+    DIMENSIONS,
+    INSIDE,
+    check_seed,
+    checked,
+    following_actions,
+    read_only,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +30,9 @@ class TransitionDataset:
     observations that follow, and at the end of a trajectory, whose successor no array holds, the
     last observation stands in for it. ``rewards`` may be None where data are for imitation only.
 
+    ``next_actions``, those taken at the next observations, are a column too. Where they are None
+    they follow from the actions, with NaN at the end of a trajectory, where none is known.
+
     Raises ``ValueError`` for empty, uneven, non-numeric or non-finite data, for marks other than 0
     and 1, and for actions out of bounds.
     """
@@ -34,6 +44,7 @@ class TransitionDataset:
     truncations: Bool[np.ndarray, "n"]
     costs: Float[np.ndarray, "n"] | None = None
     next_observations: Float[np.ndarray, "n observation"] | None = None
+    next_actions: Float[np.ndarray, "n action"] | None = None
 
     def __post_init__(self):
         columns = {name: values for name, values in vars(self).items() if values is not None}
@@ -126,7 +137,7 @@ class TransitionDataset:
         transitions, in the order of the data.
 
         A trajectory of chosen transitions is truncated wherever the next of them is not the one
-        that followed; each keeps the next observation that it had.
+        that followed; each keeps the next observation and the next action that it had.
         """
         if by not in ("trajectory", "transition"):
             raise ValueError(f"by={by!r} is unknown; expected 'trajectory' or 'transition'")
@@ -179,6 +190,8 @@ class TransitionDataset:
     def columns(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """The named arrays, on the host."""
         arrays = self.arrays()
+        if "next_actions" in names:
+            arrays["next_actions"] = self._next_actions
         if missing := [name for name in names if name not in arrays]:
             raise ValueError(f"these data have no {' or '.join(missing)}")
         return {name: arrays[name] for name in names}
@@ -188,9 +201,18 @@ class TransitionDataset:
 
     def _transitions(self, rows: Int[np.ndarray, "chosen"]) -> "TransitionDataset":
         """These transitions, in rising order."""
+        if len(rows) == len(self):
+            return self
         gaps = np.append(np.diff(rows) != 1, True)
         truncations = self.truncations[rows] | (gaps & ~self.terminations[rows])
-        return self._rows(rows)._with(truncations=truncations)
+        following = self._next_actions[rows]
+        return self._rows(rows)._with(truncations=truncations, next_actions=following)
+
+    @functools.cached_property
+    def _next_actions(self) -> Float[np.ndarray, "n action"]:
+        if self.next_actions is not None:
+            return self.next_actions
+        return following_actions(self.actions, self.terminations | self.truncations)
 
     def _with(self, **columns: np.ndarray) -> "TransitionDataset":
         return _of({**self.arrays(), **columns})
@@ -217,7 +239,8 @@ def concatenate(datasets: Sequence[TransitionDataset]) -> TransitionDataset:
             raise ValueError(
                 f"some of the datasets have {name} and some have none; give {name} to all"
             )
-    parts = [dataset.arrays() for dataset in datasets]
+    names = {name: None for dataset in datasets for name in dataset.arrays()}
+    parts = [dataset.columns(names) for dataset in datasets]
     return _of({name: read_only(np.concatenate([p[name] for p in parts])) for name in parts[0]})
 
 

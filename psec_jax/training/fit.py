@@ -280,7 +280,10 @@ def _pooled(data: Sequence[dict[str, np.ndarray]]) -> tuple[dict[str, jax.Array]
 
 
 def _same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
-    return all(one[name] is other[name] or np.array_equal(one[name], other[name]) for name in one)
+    return all(
+        one[name] is other[name] or np.array_equal(one[name], other[name], equal_nan=True)
+        for name in one
+    )
 
 
 @functools.partial(

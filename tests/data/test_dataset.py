@@ -10,7 +10,8 @@ from psec_jax.data.dataset import INSIDE
 from psec_jax.data.selection import safe_and_rewarding
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
-NAMES = [f.name for f in fields(TransitionDataset)]
+# What ``make`` gives; next actions follow from the others.
+NAMES = [f.name for f in fields(TransitionDataset) if f.name != "next_actions"]
 
 
 def split(data):
@@ -104,6 +105,61 @@ def test_truncations_can_count_as_terminations(make, equal, lengths):
     assert ended.terminations.sum() == len(lengths) and not ended.truncations.any()
     marks = {name: getattr(data, name) for name in ("terminations", "truncations")}
     assert equal({**ended.arrays(), **marks}, data)
+
+
+def next_actions(data):
+    return data.columns(["next_actions"])["next_actions"]
+
+
+@given(LENGTHS)
+def test_next_actions_follow_and_are_unknown_at_an_end(make, lengths):
+    data = make(lengths)
+    expected = [
+        np.concatenate([part["actions"][1:], np.full((1, 2), np.nan)]) for part in split(data)
+    ]
+    np.testing.assert_array_equal(next_actions(data), np.concatenate(expected))
+    assert "next_actions" not in data.arrays()
+
+
+@given(LENGTHS, st.floats(0.05, 0.95), st.integers(0, 5))
+def test_transitions_keep_the_action_that_followed_wherever_they_are_taken(
+    make, lengths, share, seed
+):
+    data, others = make(lengths), make([2], seed=1)
+    part = data.fraction(share, seed, by="transition")
+    numbers = {row.tobytes(): number for number, row in enumerate(data.observations)}
+    chosen = [numbers[row.tobytes()] for row in part.observations]
+    expected = next_actions(data)[chosen]
+    np.testing.assert_array_equal(next_actions(part), expected)
+    np.testing.assert_array_equal(next_actions(part.truncations_as_terminations()), expected)
+    for joined, whole in (
+        (concatenate([part, others]), [expected, next_actions(others)]),
+        (concatenate([others, part]), [next_actions(others), expected]),
+    ):
+        np.testing.assert_array_equal(next_actions(joined), np.concatenate(whole))
+
+
+def test_next_actions_that_are_given_are_taken(make):
+    own = np.array([[0.5, -0.5], [np.nan, np.nan], [1, 0]], np.float32)
+    data = make([3], next_actions=own)
+    np.testing.assert_array_equal(next_actions(data), own)
+    np.testing.assert_array_equal(next_actions(data.select([0])), own)
+    assert not data.next_actions.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ([[0, 0], [0, 2]], r"next_actions must lie in \[-1, 1\], but one is as large as 2"),
+        ([[0, 0], [0, np.nan]], "next_actions hold 1 row.* not finite"),
+        ([[0, 0], [0, np.inf]], "next_actions hold 1 row.* not finite"),
+        ([[0, 0, 0]] * 2, r"next_actions of shape \(2, 3\) do not fit actions of shape \(2, 2\)"),
+        ([[0, 0]], "lengths of a dataset's arrays differ.*'next_actions': 1"),
+    ],
+)
+def test_next_actions_that_cannot_be_are_refused(make, own, message):
+    with pytest.raises(ValueError, match=message):
+        make([2], next_actions=np.array(own, np.float32))
 
 
 SEEDS = [-1, 2**32, 1.0, "0", None, True]
