@@ -23,6 +23,7 @@ from psec_jax.backbones import Backbone, DiffusionBackbone
 from psec_jax.composition import ComposedPolicy
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.learners import (
+    ActorLoss,
     AdvantageWeights,
     ContextLearner,
     CriticLearner,
@@ -33,6 +34,7 @@ from psec_jax.learners import (
     PolicyLearner,
     Return,
     SkillLearner,
+    imitation,
 )
 from psec_jax.learners.guided import Weigh
 from psec_jax.learners.objectives import Objective
@@ -110,6 +112,7 @@ def learn_skills(
     key: jax.Array,
     skills: Mapping[str, Weigh | None] | None = None,
     objectives: Mapping[str, Objective] | None = None,
+    loss: ActorLoss | None = None,
     adapter: Adapter | None = None,
     optimisation: Optimisation | None = None,
     critic_optimisation: Optimisation | None = None,
@@ -122,17 +125,19 @@ def learn_skills(
 
     ``skills`` names each skill and says how its samples are weighed, by default one called
     ``skill`` by its advantage; ``objectives`` names each critic's, by default ``return``.
-    ``expectile`` is one for all critics or one for each by name; ``value_network`` is V's where
-    it is another than Q's. Returns skills and critics, by name.
+    ``loss`` takes the place of imitation (``learners.actors``), and then nothing is weighed unless
+    asked for. ``expectile`` is one for all critics or one for each by name; ``value_network`` is
+    V's where it is another than Q's. Returns skills and critics, by name.
     """
-    skills = {"skill": AdvantageWeights()} if skills is None else skills
+    if skills is None:
+        skills = {"skill": AdvantageWeights() if loss is None else None}
     adapter = Adapter() if adapter is None else adapter
 
     def learner(key, base, data, objectives):
         _check_sizes(base, data)
         critic_options = steps, critic_optimisation, expectile, value_network
         critics = _critics(base.statistics, data, objectives, critic_options)
-        actor = SkillLearner(base, adapter, _for(steps, optimisation))
+        actor = SkillLearner(base, adapter, _for(steps, optimisation), loss or imitation)
         return GuidedLearner(critics, actor, tuple(skills.items())), data, key
 
     parts = {"base": base, "data": data, "objectives": objectives}
@@ -154,6 +159,7 @@ def improve(
     key: jax.Array,
     weigh: Weigh | None = None,
     objectives: Mapping[str, Objective] | None = None,
+    loss: ActorLoss | None = None,
     optimisation: Optimisation | None = None,
     critic_optimisation: Optimisation | None = None,
     expectile: float | Mapping[str, float] = 0.7,
@@ -165,13 +171,14 @@ def improve(
 
     As ``learn_skills``, without skills: IQL's policy extraction, by the backbone's own loss.
     """
-    weigh = AdvantageWeights() if weigh is None else weigh
+    if weigh is None and loss is None:
+        weigh = AdvantageWeights()
 
     def learner(key, policy, data, objectives):
         _check_sizes(policy, data)
         critic_options = steps, critic_optimisation, expectile, value_network
         critics = _critics(policy.statistics, data, objectives, critic_options)
-        actor = PolicyLearner(policy, _for(steps, optimisation))
+        actor = PolicyLearner(policy, _for(steps, optimisation), loss or imitation)
         return GuidedLearner(critics, actor, (("policy", weigh),)), data, key
 
     parts = {"policy": policy, "data": data, "objectives": objectives}

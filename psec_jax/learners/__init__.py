@@ -1,6 +1,15 @@
 """Learners: pure functions from data to parameters, one optimisation step at a time."""
 
+from psec_jax.learners.actors import (
+    ActorLoss,
+    AllParameters,
+    ContextParameters,
+    Deltas,
+    Trained,
+    imitation,
+)
 from psec_jax.learners.context import ContextLearner
+from psec_jax.learners.cql import CQL
 from psec_jax.learners.critics import CriticLearner, Critics, FeasibleFirst
 from psec_jax.learners.guided import (
     AdvantageWeights,
@@ -12,13 +21,21 @@ from psec_jax.learners.guided import (
 from psec_jax.learners.objectives import DiscountedCost, Feasibility, Return
 from psec_jax.learners.optimisation import Optimisation, TrainState
 from psec_jax.learners.policy import PolicyLearner
+from psec_jax.learners.rebrac import ReBRAC
 from psec_jax.learners.skill import SkillLearner
+from psec_jax.learners.td3bc import TD3BC
 
 __all__ = [
+    "CQL",
+    "TD3BC",
+    "ActorLoss",
     "AdvantageWeights",
+    "AllParameters",
     "ContextLearner",
+    "ContextParameters",
     "CriticLearner",
     "Critics",
+    "Deltas",
     "DiscountedCost",
     "Feasibility",
     "FeasibleFirst",
@@ -28,7 +45,10 @@ __all__ = [
     "GuidedLearner",
     "Optimisation",
     "PolicyLearner",
+    "ReBRAC",
     "Return",
     "SkillLearner",
     "TrainState",
+    "Trained",
+    "imitation",
 ]

@@ -1,5 +1,7 @@
 """Learning how to mix: the context network over a frozen policy and frozen skills."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -7,6 +9,7 @@ from jaxtyping import Array, Float
 
 from psec_jax.composition import ComposedPolicy
 from psec_jax.composition.levels import squared_error
+from psec_jax.learners.critics import Critics
 from psec_jax.learners.optimisation import Optimisation, TrainState, descend, mean_loss
 
 
@@ -45,8 +48,14 @@ class ContextLearner:
         return TrainState.start(self.composed.context_params, self.optimisation)
 
     def update(
-        self, state: TrainState, batch: dict[str, Array], key: jax.Array
+        self,
+        state: TrainState,
+        batch: dict[str, Array],
+        key: jax.Array,
+        critics: Mapping[str, Critics] | None = None,
     ) -> tuple[TrainState, dict[str, Array]]:
+        del critics  # They weigh its samples, but do not enter the loss of a level.
+
         def loss(params):
             composed = self.composed.with_context(params)
             return mean_loss(self._losses(composed, batch, key), batch) + self._distance(

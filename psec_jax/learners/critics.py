@@ -22,9 +22,10 @@ Actions = Float[Array, "batch action"]
 class Critics:
     """Frozen V and Q of one objective, on raw observations and actions.
 
-    ``network`` computes both, unless V has its own ``value_network``. Called on observations and
-    actions it says how good they are, greater being better whatever the objective, so it is a
-    scorer for best-of-N acting.
+    ``network`` computes both, unless V has its own ``value_network``; ``value_params`` are None
+    where the algorithm has no V (TD3+BC, CQL, ReBRAC). Called on observations and actions it says
+    how good they are, greater being better whatever the objective, so it is a scorer for best-of-N
+    acting.
     """
 
     value_params: Any
@@ -46,7 +47,12 @@ class Critics:
         return 1 if self.greater_is_better else -1
 
     def value(self, observations: Observations) -> Float[Array, "batch"]:
-        """V(s)."""
+        """V(s); raises ``ValueError`` where there is only Q."""
+        if self.value_params is None:
+            raise ValueError(
+                "these critics have no V(s), and so no advantage: they are an actor-critic's, "
+                "such as TD3+BC's; train IQL's with improve, learn_skills or CriticLearner"
+            )
         network = self.network if self.value_network is None else self.value_network
         normalised = self.statistics.normalise(observations)
         return network.apply({"params": self.value_params}, normalised)
@@ -69,7 +75,10 @@ class Critics:
     ) -> Float[Array, "batch"]:
         """The most pessimistic Q(s, a): the least of a return, the greatest of a cost."""
         qs = self.qs(observations, actions)
-        return qs.min(axis=0) if self.greater_is_better else qs.max(axis=0)
+        # Taken by its place: the gradient of a minimum looks for the element that equals it, and
+        # finds none (0 / 0) where XLA computes the elements twice, rounded in two ways.
+        place = jnp.argmin(self.sign * qs, axis=0)
+        return jnp.take_along_axis(qs, place[None], axis=0)[0]
 
     def advantage(self, batch: dict[str, Array]) -> Float[Array, "batch"]:
         """How much better than V(s) each action of the batch is: Q − V of a return, V − Q of a
@@ -135,13 +144,10 @@ class CriticLearner:
         return ("observations", "actions", "next_observations", *self.objective.columns)
 
     def init(self, key: jax.Array, example: dict[str, Array]) -> CriticState:
-        observations, actions = example["observations"], example["actions"]
         value_key, q_key = jax.random.split(key)
         value_network = self.network if self.value_network is None else self.value_network
-        value = value_network.init(value_key, observations)["params"]
-        q = jax.vmap(lambda k: self.network.init(k, observations, actions)["params"])(
-            jax.random.split(q_key, self.ensemble)
-        )
+        value = value_network.init(value_key, example["observations"])["params"]
+        q = q_ensemble(self.network, q_key, example, self.ensemble)
         return CriticState(
             TrainState.start(value, self.optimisation), TrainState.start(q, self.optimisation)
         )
@@ -181,6 +187,12 @@ class CriticLearner:
             self.objective.greater_is_better,
             self.value_network,
         )
+
+
+def q_ensemble(network: Critic, key: jax.Array, example: dict[str, Array], size: int) -> Any:
+    """Fresh parameters of ``size`` Q networks, along a first axis, as ``Critics`` takes them."""
+    inputs = example["observations"], example["actions"]
+    return jax.vmap(lambda k: network.init(k, *inputs)["params"])(jax.random.split(key, size))
 
 
 def expectile_loss(difference: Float[Array, "batch"], expectile: float) -> Float[Array, "batch"]:

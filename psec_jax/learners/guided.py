@@ -108,6 +108,9 @@ class GuidedLearner:
     Each update first moves the critics, by name, then one copy of ``learner`` for each of
     ``weighs``: pairs of a name and what the copy's samples are weighed by, where None leaves them
     as they are. The copies are one vectorised program.
+
+    The learner's ``update(state, batch, key, critics)`` finds the weights in the batch, and is
+    given the critics themselves, for losses that they enter (``learners.actors``).
     """
 
     critics: dict[str, Any]
@@ -145,7 +148,7 @@ class GuidedLearner:
         )
 
         def update(copy, own, k):
-            return self.learner.update(copy, {**batch, "weights": own}, k)
+            return self.learner.update(copy, {**batch, "weights": own}, k, critics)
 
         copies, found = jax.vmap(update)(state["copies"], weights, self._keys(key))
         for index, (name, _) in enumerate(self.weighs):

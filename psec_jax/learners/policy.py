@@ -1,41 +1,48 @@
-"""Behaviour cloning of a whole policy: π₀, or a policy from scratch."""
+"""Training a whole policy: π₀, or a policy from scratch."""
 
-import dataclasses
+from collections.abc import Mapping
 
 import jax
 from flax import struct
 from jaxtyping import Array
 
+from psec_jax.learners.actors import ActorLoss, AllParameters, imitation
+from psec_jax.learners.critics import Critics
 from psec_jax.learners.optimisation import Optimisation, TrainState, descend, mean_loss
 from psec_jax.policies import Policy
 
 
 @struct.dataclass
 class PolicyLearner:
-    """Trains every parameter of ``policy`` by its backbone's imitation loss."""
+    """Trains every parameter of ``policy`` by ``loss``: its backbone's imitation loss, or one that
+    critics enter (``learners.actors``)."""
 
     policy: Policy
     optimisation: Optimisation = struct.field(pytree_node=False)
+    loss: ActorLoss = struct.field(pytree_node=False, default=imitation)
 
     name = "policy"
     columns = ("observations", "actions")
 
     def init(self, key: jax.Array, example: dict[str, Array]) -> TrainState:
         """Starts from the policy's own parameters."""
-        del key, example
-        return TrainState.start(self.policy.params, self.optimisation)
+        del example
+        return TrainState.start(AllParameters(self.policy).init(key), self.optimisation)
 
     def update(
-        self, state: TrainState, batch: dict[str, Array], key: jax.Array
+        self,
+        state: TrainState,
+        batch: dict[str, Array],
+        key: jax.Array,
+        critics: Mapping[str, Critics] | None = None,
     ) -> tuple[TrainState, dict[str, Array]]:
-        loss_key, dropout_key = jax.random.split(key)
+        trained = AllParameters(self.policy)
 
         def loss(params):
-            policy = dataclasses.replace(self.policy, params=params)
-            return mean_loss(policy.loss(batch, loss_key, dropout=dropout_key), batch)
+            return mean_loss(self.loss(trained.at(params), batch, critics or {}, key), batch)
 
         return descend(loss, state, self.optimisation)
 
     def result(self, state: TrainState) -> Policy:
         """The policy with the averaged parameters."""
-        return dataclasses.replace(self.policy, params=state.average)
+        return AllParameters(self.policy).result(state.average)

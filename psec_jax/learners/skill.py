@@ -1,24 +1,27 @@
-"""Learning a skill: deltas on a frozen policy, by behaviour cloning."""
+"""Training a skill: deltas on a frozen policy."""
 
-import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from flax import struct
 from jaxtyping import Array
 
+from psec_jax.learners.actors import ActorLoss, Deltas, imitation
+from psec_jax.learners.critics import Critics
 from psec_jax.learners.optimisation import Optimisation, TrainState, descend, mean_loss
-from psec_jax.policies import Policy, fingerprint
-from psec_jax.skills.bank import Adapter, Bank, Skill
+from psec_jax.policies import Policy
+from psec_jax.skills.bank import Adapter, Skill
 
 
 @struct.dataclass
 class SkillLearner:
-    """Trains one skill's deltas; ``policy`` (without a bank) stays as it is."""
+    """Trains one skill's deltas by ``loss``; ``policy`` (without a bank) stays as it is."""
 
     policy: Policy
     adapter: Adapter = struct.field(pytree_node=False)
     optimisation: Optimisation = struct.field(pytree_node=False)
+    loss: ActorLoss = struct.field(pytree_node=False, default=imitation)
 
     name = "skill"
     columns = ("observations", "actions")
@@ -26,21 +29,22 @@ class SkillLearner:
     def init(self, key: jax.Array, example: dict[str, Array]) -> TrainState:
         """Starts from deltas that add exactly zero, so the fresh skill is π₀."""
         del example
-        deltas = self.adapter.fresh(key, self.policy.dense_layers())
-        return TrainState.start(deltas, self.optimisation)
+        return TrainState.start(Deltas(self.policy, self.adapter).init(key), self.optimisation)
 
     def update(
-        self, state: TrainState, batch: dict[str, Array], key: jax.Array
+        self,
+        state: TrainState,
+        batch: dict[str, Array],
+        key: jax.Array,
+        critics: Mapping[str, Critics] | None = None,
     ) -> tuple[TrainState, dict[str, Array]]:
-        loss_key, dropout_key = jax.random.split(key)
+        trained = Deltas(self.policy, self.adapter)
 
         def loss(deltas):
-            skill = Skill(deltas, self.adapter, base="")
-            policy = dataclasses.replace(self.policy, bank=Bank.of({"skill": skill}))
-            return mean_loss(policy.loss(batch, loss_key, dropout=dropout_key), batch)
+            return mean_loss(self.loss(trained.at(deltas), batch, critics or {}, key), batch)
 
         return descend(loss, state, self.optimisation)
 
     def result(self, state: TrainState, **provenance: Any) -> Skill:
         """The averaged deltas as a skill of this base policy."""
-        return Skill(state.average, self.adapter, fingerprint(self.policy), provenance)
+        return Deltas(self.policy, self.adapter).result(state.average, **provenance)

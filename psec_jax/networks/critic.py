@@ -11,12 +11,13 @@ class Critic(nn.Module):
     """An MLP from its inputs, side by side, to one number each: V(s) or Q(s, a).
 
     ``input_norm`` is a LayerNorm on the inputs, as PSEC's published code has on V's but not on
-    Q's.
+    Q's; ``layer_norm`` one after each hidden layer's activation, as ReBRAC has.
     """
 
     hidden: tuple[int, ...] = (256, 256)
     activation: str = "relu"
     input_norm: bool = False
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, *inputs: Float[Array, "batch _"]) -> Float[Array, "batch"]:
@@ -25,4 +26,6 @@ class Critic(nn.Module):
             x = nn.LayerNorm(name="norm")(x)
         for index, width in enumerate(self.hidden):
             x = activation(self.activation)(nn.Dense(width, name=f"hidden_{index}")(x))
+            if self.layer_norm:
+                x = nn.LayerNorm(name=f"norm_{index}")(x)
         return nn.Dense(1, name="value")(x)[..., 0]

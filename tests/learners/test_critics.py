@@ -540,3 +540,16 @@ def test_the_value_may_have_a_network_of_its_own(dataset, statistics):
     assert states[own].value.params.keys() == {"norm", "hidden_0", "hidden_1", "value"}
     assert states[shared].value.params.keys() == {"hidden_0", "value"}
     assert jax.tree.structure(states[own].q) == jax.tree.structure(states[shared].q)
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_the_slope_of_the_pessimistic_q_is_that_of_the_network_it_is_of(better):
+    """Also where both say the same."""
+    kernels = jnp.array([[[2.0]], [[-3.0]]])
+    params = {"value": {"kernel": kernels, "bias": jnp.zeros((2, 1))}}
+    critics = Critics(None, params, Statistics.identity(0), TABLE, better)
+    actions = jnp.array([[0.5], [-0.5], [0.0]])
+    slopes = jax.grad(lambda a: critics.q(jnp.zeros((3, 0)), a).sum())(actions)[:, 0]
+    least, greatest = jnp.array([-3.0, 2.0]), jnp.array([2.0, -3.0])
+    np.testing.assert_array_equal(slopes[:2], least if better else greatest)
+    assert float(slopes[2]) in (2.0, -3.0)

@@ -215,16 +215,18 @@ class Counts:
 
 @struct.dataclass
 class Notes:
-    """A learner that notes its last batch's weights and its last key."""
+    """A learner that notes its last batch's weights, its last key, and what critic a says."""
 
     name = "notes"
     columns = ("actions",)
 
     def init(self, key, example):
-        return {"weights": jnp.zeros(60), "key": jax.random.key_data(key)}
+        nothing = {"weights": jnp.zeros(60), "critic": jnp.float32(0)}
+        return {**nothing, "key": jax.random.key_data(key)}
 
-    def update(self, state, batch, key):
-        noted = {"weights": batch["weights"], "key": jax.random.key_data(key)}
+    def update(self, state, batch, key, critics):
+        noted = {"weights": batch["weights"], "critic": critics["a"]}
+        noted["key"] = jax.random.key_data(key)
         return noted, {"loss": batch["weights"].sum()}
 
     def result(self, state):
@@ -256,6 +258,7 @@ def test_each_copy_is_weighed_its_own_way_by_critics_that_have_moved(noting, dat
         np.testing.assert_array_equal(learnt["one"]["weights"], count * np.arange(60))
         np.testing.assert_array_equal(learnt["two"]["weights"], np.full(60, 3 * count))
         np.testing.assert_array_equal(learnt["plain"]["weights"], np.ones(60))
+        assert {float(copy["critic"]) for copy in learnt.values()} == {count}
         assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
             {
                 "a/loss": 100,

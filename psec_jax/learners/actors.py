@@ -1,0 +1,113 @@
+"""Actors: which part of a policy is trained, and by which loss of that policy.
+
+An actor loss is a function ``loss(policy, batch, critics, key) -> (batch,)``: ``policy`` is what
+the trained parameters make, ``critics`` are those that guide it, by name (none in plain
+imitation). It may differentiate through the critics, as DDPG+BC does.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+from flax import struct
+from jaxtyping import Array, Float
+
+from psec_jax.composition import ComposedPolicy
+from psec_jax.learners.critics import Critics
+from psec_jax.policies import Policy, Statistics, fingerprint
+from psec_jax.skills.bank import Adapter, Bank, Skill
+
+Batch = dict[str, Array]
+ActorLoss = Callable[[Any, Batch, Mapping[str, Critics], jax.Array], Float[Array, "batch"]]
+
+
+def imitation(
+    policy: Policy, batch: Batch, critics: Mapping[str, Critics], key: jax.Array
+) -> Float[Array, "batch"]:
+    """The backbone's own imitation loss, with dropout; critics have no say."""
+    del critics
+    loss_key, dropout_key = jax.random.split(key)
+    return policy.loss(batch, loss_key, dropout=dropout_key)
+
+
+class Trained(Protocol):
+    """The trained part of a policy: a pytree of what stays frozen."""
+
+    @property
+    def statistics(self) -> Statistics:
+        """What the policy normalizes observations with."""
+
+    def init(self, key: jax.Array) -> Any:
+        """The parameters that training starts from."""
+
+    def at(self, params: Any) -> Any:
+        """The policy that acts with these parameters."""
+
+    def result(self, params: Any) -> Any:
+        """What is handed over when training ends."""
+
+
+@struct.dataclass
+class AllParameters:
+    """Every parameter of ``policy``, from its own on; results in a policy."""
+
+    policy: Policy
+
+    @property
+    def statistics(self) -> Statistics:
+        return self.policy.statistics
+
+    def init(self, key: jax.Array) -> Any:
+        del key
+        return self.policy.params
+
+    def at(self, params: Any) -> Policy:
+        return dataclasses.replace(self.policy, params=params)
+
+    def result(self, params: Any) -> Policy:
+        return self.at(params)
+
+
+@struct.dataclass
+class Deltas:
+    """A skill's deltas on the frozen ``policy`` (without a bank), from zero on; results in a
+    skill."""
+
+    policy: Policy
+    adapter: Adapter = struct.field(pytree_node=False)
+
+    @property
+    def statistics(self) -> Statistics:
+        return self.policy.statistics
+
+    def init(self, key: jax.Array) -> Any:
+        return self.adapter.fresh(key, self.policy.dense_layers())
+
+    def at(self, params: Any) -> Policy:
+        skill = Skill(params, self.adapter, base="")
+        return dataclasses.replace(self.policy, bank=Bank.of({"skill": skill}))
+
+    def result(self, params: Any, **provenance: Any) -> Skill:
+        return Skill(params, self.adapter, fingerprint(self.policy), provenance)
+
+
+@struct.dataclass
+class ContextParameters:
+    """The context parameters of ``composed``, from its own on; results in a composed policy."""
+
+    composed: ComposedPolicy
+
+    @property
+    def statistics(self) -> Statistics:
+        return self.composed.base.statistics
+
+    def init(self, key: jax.Array) -> Any:
+        del key
+        return self.composed.context_params
+
+    def at(self, params: Any) -> ComposedPolicy:
+        return self.composed.with_context(params)
+
+    def result(self, params: Any) -> ComposedPolicy:
+        return self.at(params)
