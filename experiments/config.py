@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.baselines import Baselines
 from experiments.guidance import IqlPlan, Objectives
 from psec_jax import (
     Adapter,
@@ -367,6 +368,7 @@ class DynamicsShift(Setting):
     target: Target = field(default_factory=Target)
     observation_floor: float = MISSING
     critics: IqlPlan = field(default_factory=IqlPlan)
+    baselines: Baselines = field(default_factory=Baselines)
 
     @property
     def shifts(self) -> list[str]:
@@ -430,7 +432,7 @@ def _build_all(config: Any) -> None:
                 config.adapter.build(kind)
         for entry in dataclasses.fields(config):
             stage = getattr(config, entry.name)
-            if isinstance(stage, IqlPlan | Objectives | Composer):
+            if isinstance(stage, IqlPlan | Objectives | Composer | Baselines):
                 stage.check()
             elif isinstance(stage, Stage):
                 stage.options()

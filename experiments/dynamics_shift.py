@@ -28,6 +28,7 @@ from psec_jax.backbones import Backbone
 from psec_jax.evaluation import scores
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
+from psec_jax.training import fit
 from psec_jax.training.seeds import for_each_seed
 
 
@@ -171,6 +172,21 @@ def iql(run: Run) -> list:
     return policies
 
 
+def baseline(run: Run, name: str) -> list:
+    """The actor of TD3+BC, CQL or ReBRAC, on the target's data alone and rewards as they are."""
+    plan = getattr(run.config.baselines, name)
+    discount, steps = run.config.critics.discount, run.config.scratch.steps
+    backbone = plan.backbone(run.data.target.action_size)
+    learners = [
+        plan.build(policy, psec.Return(discount))
+        for policy in run.fresh(name, run.targets, backbone)
+    ]
+    states = fit(
+        learners, run.targets, steps=steps, batch_size=plan.batch_size, **run.fitting(name)
+    )
+    return [own.result(state)[0] for own, state in zip(learners, states, strict=True)]
+
+
 def scratch(run: Run) -> list:
     """Offline RL on the target's data alone, with the policy class of PSEC."""
     fresh = run.fresh("scratch", run.targets)
@@ -209,23 +225,13 @@ def composed(run: Run, level: str = "parameter", context: bool = True) -> list:
     return run.choosing(agents, critics)
 
 
-def elsewhere(run: Run, algorithm: str) -> list:
-    """An algorithm of d3rlpy's on the target's data alone."""
-    from experiments import d3rlpy
-
-    steps = run.config.scratch.steps
-    return [
-        d3rlpy.train(algorithm, target, steps=steps, seed=seed)
-        for target, seed in zip(run.targets, run.seeds, strict=True)
-    ]
-
-
 METHODS: dict[str, tuple[str, Callable[[Run], list]]] = {
     "zero_shot": ("π₀, zero-shot", zero_shot),
     "bc": ("BC", bc),
     "iql": ("IQL", iql),
-    "cql": ("CQL", partial(elsewhere, algorithm="cql")),
-    "td3bc": ("TD3+BC", partial(elsewhere, algorithm="td3bc")),
+    "cql": ("CQL", partial(baseline, name="cql")),
+    "td3bc": ("TD3+BC", partial(baseline, name="td3bc")),
+    "rebrac": ("ReBRAC", partial(baseline, name="rebrac")),
     "scratch": ("Scratch", scratch),
     "joint": ("Joint training", joint),
     "finetune": ("Fine-tuning", finetune),
@@ -332,13 +338,6 @@ def check(config: DynamicsShift) -> None:
         raise ConfigError(f"target.fraction must be in (0, 1], not {config.target.fraction}")
     if "nsec" in config.methods and config.backbone.kind != "diffusion":
         raise ConfigError("nsec mixes noise predictions, which only backbone=diffusion makes")
-    if {"cql", "td3bc"} & set(config.methods):
-        from experiments import d3rlpy
-
-        try:
-            d3rlpy.check_installed()
-        except RuntimeError as error:
-            raise ConfigError(f"methods cql and td3bc: {error}") from None
 
 
 @command

@@ -71,7 +71,12 @@ class CQL:
         """Raises ``ValueError`` for a policy whose actions have no density in closed form."""
         actor_key, q_key = jax.random.split(key)
         params = self.trained.init(actor_key)
-        _check_density(self.trained.at(params))
+        backbone = getattr(self.trained.at(params), "backbone", None)
+        if not isinstance(backbone, GaussianBackbone):
+            raise ValueError(
+                "CQL needs the density of actions, which a policy with a GaussianBackbone gives, "
+                f"not one with {type(backbone).__name__}"
+            )
         q = q_ensemble(self.network, q_key, example, self.ensemble)
         return CQLState(
             TrainState.start(params, self.actor_optimisation),
@@ -194,12 +199,3 @@ def sampled(
     log_slope = 2 * (jnp.log(2.0) - before - jax.nn.softplus(-2 * before))
     log_density = jax.scipy.stats.norm.logpdf(noise) - log_std - log_slope
     return jnp.tanh(before), log_density.sum(axis=-1)
-
-
-def _check_density(policy: Any) -> None:
-    giver = getattr(policy, "backbone", policy)
-    if not isinstance(giver, GaussianBackbone):
-        raise ValueError(
-            f"CQL needs the density of actions, which a {type(giver).__name__} does not give; use "
-            "a policy with a GaussianBackbone"
-        )

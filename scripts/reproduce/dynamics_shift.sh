@@ -2,7 +2,7 @@
 # Table and bars: normalised scores on 5 % of D4RL's data by robot, shift and dataset.
 # Words given to this script are Hydra overrides, e.g. scale=demo or hydra/launcher=joblib.
 # OUT=folder says where results go (outputs/reproduce/dynamics_shift). DATA=local takes the data
-# that come along instead of D4RL's. More rows: scripts/install_d3rlpy.sh, then add cql and td3bc.
+# that come along instead of D4RL's.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/install.sh

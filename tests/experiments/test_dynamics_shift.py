@@ -20,7 +20,6 @@ from psec_jax.training.seeds import named_key
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("scale=smoke", "progress=false", "evaluation.episodes=1", "critics.candidates=2")
-OURS = [name for name in METHODS if name not in ("cql", "td3bc")]
 
 
 def configure(*overrides: str) -> DynamicsShift:
@@ -35,7 +34,7 @@ def launch(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     return subprocess.run([*command, *SMALL, *overrides], cwd=ROOT, capture_output=True, text=True)
 
 
-WORDS = ("seeds=[3]", f"methods=[{','.join(OURS)}]", "shift=gravity+friction")
+WORDS = ("seeds=[3]", f"methods=[{','.join(METHODS)}]", "shift=gravity+friction")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def test_a_run_measures_every_method_and_normalises_its_returns(finished):
     rows = results.read([out / "results.jsonl"])
     returns = {row.method: row for row in rows if row.metric == "return"}
     normalised = {row.method: row for row in rows if row.metric == "score"}
-    assert set(returns) == set(normalised) == set(OURS)
+    assert set(returns) == set(normalised) == set(METHODS)
     for method, row in normalised.items():
         expected = scores.d4rl_score("walker2d-medium-v2", np.array(returns[method].values))
         np.testing.assert_allclose(row.values, expected)
@@ -106,6 +105,31 @@ def test_a_folder_of_another_configuration_is_refused_with_the_difference(finish
     assert process.returncode == 1
     assert "critics.temperature: 3.0 there, 1 now" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+def test_baselines_act_as_their_plans_say_and_may_be_trained_with_others(tmp_path):
+    """Several seeds side by side, whose actors differ, at the smallest sizes."""
+    small = ("hidden: [8]", "batch_size: 16")
+    words = (
+        "seeds=[0,1]",
+        "methods=[td3bc,cql,rebrac]",
+        f"baselines.td3bc={{{', '.join(small)}}}",
+        f"baselines.cql={{{', '.join(small)}}}",
+        f"baselines.rebrac={{{', '.join(small)}}}",
+    )
+    config = configure(*words)
+    for name in config.methods:
+        plan = getattr(config.baselines, name)
+        assert plan.backbone(2).deterministic and plan.backbone(2).network.hidden == (8,)
+    assert config.baselines.cql.build(None, psec.Return()).alpha == 5.0
+    recorder = Recorder(tmp_path)
+    run(config, tmp_path, recorder)
+    recorder.close()
+    rows = results.read([tmp_path / "results.jsonl"])
+    found = {(row.method, row.seed): row.values for row in rows if row.metric == "return"}
+    assert set(found) == {(name, seed) for name in config.methods for seed in (0, 1)}
+    for name in config.methods:
+        assert list(found[name, 0]) != list(found[name, 1])
 
 
 def test_what_passes_may_differ_between_runs_of_one_folder(finished):
@@ -157,19 +181,15 @@ def test_a_column_is_named_by_robot_data_and_shift(dataset, column):
         (["critics.temperature=-1"], "temperature must be at least 0"),
         (["critics.candidates=0"], "candidates must be at least 1"),
         (["critics.discount=1"], r"discount must be in \[0, 1\)"),
+        (["baselines.td3bc.alpha=-1"], r"baselines.td3bc.alpha must be at least 0, not -1"),
+        (["baselines.rebrac.critic_penalty=-1"], r"baselines.rebrac.critic_penalty must be at"),
+        (["baselines.cql.batch_size=0"], r"baselines.cql.batch_size must be at least 1, not \[0"),
+        (["baselines.cql.hidden=[8,0]"], r"baselines.cql.hidden must be at least 1, not \[8, 0"),
     ],
 )
 def test_bad_words_are_refused_before_anything_is_computed(words, message):
     with pytest.raises(ConfigError, match=message):
         configure(*words)
-
-
-def test_methods_of_another_library_need_its_environment(monkeypatch, tmp_path):
-    from experiments import d3rlpy
-
-    monkeypatch.setattr(d3rlpy, "ENVIRONMENT", tmp_path)
-    with pytest.raises(ConfigError, match=r"run scripts/install_d3rlpy\.sh"):
-        configure("methods=[cql]")
 
 
 def test_a_robot_whose_data_have_other_sizes_is_refused(tmp_path):

@@ -120,7 +120,9 @@ def test_the_temperature_rises_where_the_entropy_is_too_small(entropy, rises):
 
 def test_a_policy_without_densities_is_refused(diffusion, dataset):
     learner = CQL(Deltas(diffusion, psec.Adapter(rank=2)))
-    with pytest.raises(ValueError, match=r"CQL needs the density .* DiffusionBackbone does not"):
+    with pytest.raises(
+        ValueError, match=r"CQL needs the density .* not one with DiffusionBackbone"
+    ):
         learner.init(KEY, dataset.columns(learner.columns))
 
 

@@ -44,7 +44,7 @@ def test_a_reproduction_script_runs_through_and_leaves_its_figure_and_table(stud
     assert list(out.glob(f"{study}*.png")) and list(out.glob(f"{study}*.md"))
 
 
-@pytest.mark.parametrize("script", ["demo.sh", "test.sh", "install_d3rlpy.sh"])
+@pytest.mark.parametrize("script", ["demo.sh", "test.sh"])
 def test_help_says_how_to_use_a_script_and_installs_nothing(script, tmp_path):
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     process = call("bash", tmp_path / "scripts" / script, "--help", cwd=tmp_path)
