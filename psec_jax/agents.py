@@ -38,15 +38,19 @@ def save(agent: Any, path: str | Path, /, **provenance: Any) -> None:
     """
     path = storage.expanded(path)
     facts, described = _described(agent)
-    facts["provenance"] = json_data(provenance, "provenance")
-    facts["versions"] = {name: metadata.version(name) for name in ("psec-jax", "jax", "flax")}
+    recorded = {"provenance": json_data(provenance, "provenance"), "versions": _versions()}
     try:
-        _restored(facts, described.tensors, described.functions, "this agent")
+        again = _restored(facts, described.tensors, described.functions, "this agent")
     except BrokenFile as error:
         raise ValueError(f"{type(agent).__name__} could not be loaded again: {error}") from error
+    if _described(again)[0] != facts:
+        raise ValueError(
+            f"{type(agent).__name__} would not be the same when it is loaded: some class within "
+            "changes its fields when it is made, or keeps what is no field"
+        )
     with storage.new_folder(path) as folder:
         storage.write_tensors(folder / _TENSORS, described.tensors)
-        storage.write_json(folder / _DESCRIPTION, facts)
+        storage.write_json(folder / _DESCRIPTION, facts | recorded)
 
 
 def load(path: str | Path, *, custom_objects: Mapping[str, Any] | None = None) -> Any:
@@ -137,7 +141,8 @@ def _restored(facts, tensors, custom_objects, source: str) -> Any:
     try:
         jax.eval_shape(_act, agent)
     except Exception as error:
-        raise BrokenFile(f"its parts do not fit each other: {error}") from error
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BrokenFile(f"its parts do not fit each other: {first}") from error
     if (found := _fingerprints(agent)) != facts["policies"]:
         raise BaseMismatch(source, str(facts["policies"]), "what its files describe", str(found))
     return agent
@@ -148,6 +153,10 @@ def _act(agent: Any) -> Any:
     if hasattr(agent, "sample"):
         return agent.sample(jax.random.key(0), jnp.zeros((2, agent.observation_size), jnp.float32))
     return agent.value(jnp.zeros((2, len(agent.statistics.mean)), jnp.float32))
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("psec-jax", "jax", "flax")}
 
 
 def _fingerprints(agent: Any) -> list[str]:

@@ -58,7 +58,7 @@ def check_backbone(backbone: Any) -> None:
     kind, needed = type(backbone).__name__, ("action_size", "network", "example", "loss", "sample")
     if lacking := [name for name in needed if not hasattr(backbone, name)]:
         raise TypeError(f"{kind} is no backbone: it lacks {lacking}; a backbone has {needed}")
-    if not is_dataclass(backbone) or type(backbone).__hash__ is None:
+    if not is_dataclass(backbone) or not type(backbone).__dataclass_params__.frozen:
         raise TypeError(
             f"the backbone {kind} must be a frozen dataclass, so that it can be compiled into "
             "programs and stored; decorate it with @dataclass(frozen=True)"

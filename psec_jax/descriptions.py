@@ -156,16 +156,16 @@ class _Reader:
             raise BrokenFile(f"the description of {str(node[word])[:80]!r}: {error}") from error
 
     def _array(self, node, modules):
-        name, kind = node["array"], node.get("numpy")
+        name = node["array"]
         if name not in self._tensors:
             raise BrokenFile(f"the tensor {name!r} is missing")
-        if kind is not None:
-            return np.array(self._tensors[name]) if kind == "array" else self._tensors[name][()]
+        # What was shared is shared again.
         if name not in self._arrays:
-            self._arrays[name] = array = jnp.asarray(self._tensors[name])
-            if array.dtype != self._tensors[name].dtype:
+            self._arrays[name] = _ARRAYS[node.get("numpy")](self._tensors[name])
+            if (kind := self._arrays[name].dtype) != self._tensors[name].dtype:
                 raise BrokenFile(
-                    f"the tensor {name!r} is {self._tensors[name].dtype}: set jax_enable_x64 first"
+                    f"the tensor {name!r} is {self._tensors[name].dtype}, which JAX makes {kind}: "
+                    "set jax_enable_x64 first"
                 )
         return self._arrays[name]
 
@@ -193,6 +193,7 @@ class _Reader:
         return function_at(node["function"], self._custom, modules)
 
 
+_ARRAYS = {None: jnp.asarray, "array": np.array, "number": lambda tensor: tensor[()]}
 _READ = {
     "array": _Reader._array,
     "float": lambda reader, node, _: float(node["float"]),

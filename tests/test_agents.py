@@ -19,6 +19,7 @@ from flax import linen as nn
 
 import psec_jax as psec
 from psec_jax import BestOf, ComposedPolicy, Critics, Policy, agents, storage
+from psec_jax.descriptions import build
 from psec_jax.errors import BaseMismatch, BrokenFile, NotImported
 from psec_jax.learners import FeasibleFirst
 from psec_jax.networks import ContextNetwork, Critic
@@ -260,6 +261,20 @@ def test_what_cannot_be_stored_is_named_before_anything_is_written(gaussian, tmp
     assert not list(tmp_path.iterdir())
 
 
+@flows.struct.dataclass
+class Growing(Leaf):
+    """Is not made again by its fields."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "of", self.of + 1)
+
+
+def test_what_would_not_be_the_same_is_not_saved(gaussian, tmp_path):
+    with pytest.raises(ValueError, match="would not be the same when it is loaded: some class"):
+        BestOf(gaussian, Growing(1), 2).save(tmp_path / "agent")
+    assert not list(tmp_path.iterdir())
+
+
 def test_provenance_is_json(kinds, tmp_path):
     with pytest.raises(TypeError, match=r"provenance.dataset is not JSON"):
         kinds["policy"].save(tmp_path / "agent", dataset=object())
@@ -312,6 +327,18 @@ def test_arrays_of_other_types_come_back_as_they_were(gaussian, tmp_path, array)
     for leaf in (*found["b"], found["a"][2]):
         assert type(leaf) is type(array)
         assert leaf.dtype == array.dtype
+
+
+def test_double_precision_is_not_lost_silently():
+    with pytest.raises(BrokenFile, match="is float64, which JAX makes float32: set jax_enable_x6"):
+        build({"array": "x"}, {"x": np.zeros(2)})
+
+
+def test_arrays_that_are_shared_are_shared_again(gaussian, tmp_path):
+    array = jnp.arange(2.0)
+    BestOf(gaussian, Leaf((array, [array])), 2).save(tmp_path / "agent")
+    one, (other,) = psec.load(tmp_path / "agent").scorer.of
+    assert one is other
 
 
 # Files that are not what was saved.

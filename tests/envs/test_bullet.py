@@ -101,3 +101,12 @@ def test_actions_reach_the_agent_as_they_are():
         vector.step(action[None])
     vector.close()
     np.testing.assert_array_equal(sent, [np.full(8, -1), np.full(8, 1)])
+
+
+def test_a_picture_is_drawn_without_a_display():
+    vector = envs.make("bullet/carrun", 1)
+    vector.reset(seed=[0])
+    (picture,) = vector.render()
+    vector.close()
+    assert picture.shape[2] == 3 and picture.dtype == np.uint8
+    assert len(np.unique(picture)) > 10

@@ -190,3 +190,11 @@ def test_making_leaves_no_file_behind(tmp_path, monkeypatch, capfd):
         envs.make(f"mujoco/{robot}-v4", 1).close()
     assert os.listdir() == []
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("env_id", ["mujoco/walker2d-v5", "mujoco/walker2d-v4?gravity=2"])
+def test_pictures_can_be_asked_for_later(env_id):
+    vector = envs.make(env_id, 1)
+    assert vector.envs[0].render_mode == "rgb_array"
+    assert vector.metadata["render_fps"] == 125
+    vector.close()
