@@ -123,6 +123,10 @@ class CriticLearner:
     the best action seen. Q(s, a) goes to the objective's target with V(s'). ``ema_rate`` of the
     optimisation is the target networks' rate. V has Q's ``network`` unless it is given its own:
     PSEC's published code has ``value_network=Critic(input_norm=True)``.
+
+    How far critics look ahead is bounded by the target networks: where every step rewards alike,
+    n updates come to 1 − exp(−n · ema_rate · (1 − γ)) of the value. That is 12 % in 2500 updates
+    at a rate of 0.005 and γ = 0.99, and 92 % in 50,000.
     """
 
     statistics: Statistics

@@ -18,7 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from psec_jax import BestOf, GaussianBackbone, Optimisation, Policy, Statistics
+from psec_jax import (
+    BestOf,
+    GaussianBackbone,
+    Optimisation,
+    Policy,
+    Statistics,
+    TransitionDataset,
+)
 from psec_jax.learners import (
     CriticLearner,
     Critics,
@@ -30,6 +37,7 @@ from psec_jax.learners import (
 from psec_jax.learners.critics import expectile_loss
 from psec_jax.learners.optimisation import TrainState
 from psec_jax.networks import Critic, GaussianActor
+from psec_jax.training import fit
 
 KEY = jax.random.key(3)
 TABLE = Critic(hidden=())
@@ -431,6 +439,19 @@ def test_target_networks_follow_by_their_rate(one):
     ):
         np.testing.assert_allclose(after, before + 0.25 * (online - before), atol=1e-6)
         assert np.abs(after - before).max() > 0.01
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(0.02, 2000), (0.05, 1500)])
+def test_how_far_critics_look_ahead_follows_from_the_target_networks_rate(rate, steps):
+    """One state that goes on for ever and rewards alike, with V and Q that are one number each."""
+    zeros, no = np.zeros((8, 1)), np.zeros(8)
+    data = TransitionDataset(zeros, zeros, no + 0.02, no, no, next_observations=zeros)
+    optimisation = Optimisation(0.01, 0.0, rate, steps=steps, schedule="constant")
+    objective = Return(discount=0.98)  # The value is 1.
+    learner = CriticLearner(Statistics.identity(1), objective, optimisation, 0.5, Critic(()))
+    state = fit(learner, data, steps=steps, batch_size=1, key=KEY)
+    reached = float(learner.result(state).value(zeros)[0])
+    assert reached == pytest.approx(1 - np.exp(-steps * rate * (1 - objective.discount)), abs=0.05)
 
 
 def test_values_follow_the_target_networks_and_not_the_newest(one, same):
