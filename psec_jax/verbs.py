@@ -143,6 +143,7 @@ def learn_skills(
     parts = {"base": base, "data": data, "objectives": objectives}
     found = _trained(learner, key, parts, steps, batch_size, fit_options)
     facts = {"steps": steps, "batch_size": batch_size}
+    facts |= {} if loss is None else {"loss": _named(loss)}
     several = isinstance(found, list)
     for trained, _ in found if several else [found]:
         for name, skill in trained.items():
@@ -313,7 +314,7 @@ def _mixed(found: Any) -> Any:
     return found[0]["context"] if isinstance(found, tuple) else found
 
 
-def _named(weigh: Weigh | None) -> str:
+def _named(weigh: Weigh | ActorLoss | None) -> str:
     """In words that do not depend on where in memory it lies."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(weigh))
 

@@ -1,7 +1,6 @@
 """CQL (Kumar et al., 2020): SAC whose Q functions are pushed down where there are no data.
 
-Settings are those of the published code for D4RL's locomotion, without the Lagrange multiplier and
-without the cloning that its actor may start with, of which it says that it hardly matters.
+Settings are the published code's for D4RL, without its Lagrange multiplier and early cloning.
 """
 
 from typing import Any
@@ -106,7 +105,7 @@ class CQL:
         log_temperature, _ = descend(temperature_loss, state.log_temperature, plan)
         metrics = {"critic_loss": critic_metrics["loss"], "actor_loss": actor_metrics["loss"]}
         metrics |= {"loss": sum(metrics.values()), "target": target.mean()}
-        metrics["temperature"] = jnp.exp(log_temperature.params)
+        metrics |= {"temperature": jnp.exp(log_temperature.params)}
         return CQLState(actor, q, log_temperature), metrics
 
     def target(self, state: CQLState, batch: Batch, key: jax.Array) -> Float[Array, "batch"]:
@@ -175,9 +174,8 @@ class CQL:
     ) -> Float[Array, ""]:
         """−log temperature · (log π(a|s) + target entropy), with a from π(s)."""
         _, log_density = sampled(self.trained.at(state.actor.params), key, batch["observations"])
-        aim = self.target_entropy
-        aim = -batch["actions"].shape[-1] if aim is None else aim
-        return -log_temperature * (log_density + aim).mean()
+        size, aim = batch["actions"].shape[-1], self.target_entropy
+        return -log_temperature * (log_density + (-size if aim is None else aim)).mean()
 
     def critics(self, params: Any) -> Critics:
         statistics, better = self.trained.statistics, self.objective.greater_is_better

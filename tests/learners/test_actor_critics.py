@@ -38,8 +38,8 @@ PLAIN = {
 each = pytest.mark.parametrize("name", ALGORITHMS)
 
 
-def learn(learner, data, steps=4, **options):
-    return fit(learner, data, steps=steps, batch_size=16, key=KEY, chunk=2, **options)
+def learn(learner, data, steps=6, **options):
+    return fit(learner, data, steps=steps, batch_size=16, key=KEY, chunk=3, **options)
 
 
 @each

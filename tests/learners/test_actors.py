@@ -103,6 +103,8 @@ def test_the_verbs_take_a_loss_and_then_weigh_nothing_unasked(base, data, verb, 
     options = {"steps": 200, "batch_size": 16, "key": KEY, "optimisation": SETTINGS, **skill}
     learnt, _ = getattr(psec, verb)(base, data, loss=half, **options)
     if verb == "learn_skills":
+        assert "half" in learnt["skill"].provenance["loss"]
+        assert " at 0x" not in learnt["skill"].provenance["loss"]
         learnt = base.with_bank(psec.Bank.of(learnt))
     assert not asked
     assert action(learnt) == pytest.approx(0.5, abs=0.02)
