@@ -302,7 +302,6 @@ def test_provenance_is_json(kinds, tmp_path):
         ((1, 2.5), (None, True), "x"),
         nn.FrozenDict({"b": 1, "a": 2}),
     ],
-    ids=str,
 )
 def test_settings_come_back_as_they_were(gaussian, tmp_path, setting):
     BestOf(gaussian, Bound(setting), 2).save(tmp_path / "agent")
