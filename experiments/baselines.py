@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
-from psec_jax import GaussianBackbone, Policy
+from psec_jax import GaussianBackbone, Policy, Statistics, TransitionDataset
 from psec_jax.learners import CQL, TD3BC, AllParameters, ReBRAC, Return
 from psec_jax.networks import GaussianActor
 
@@ -21,6 +21,10 @@ class ActorPlan:
     batch_size: int = MISSING
     log_std_bounds: ClassVar[tuple[float, float]] = (-5.0, 2.0)
 
+    def statistics(self, data: TransitionDataset) -> Statistics:
+        """What the actor normalizes observations with; CQL's and ReBRAC's see them as they are."""
+        return Statistics.identity(data.observation_size)
+
     def backbone(self, action_size: int) -> GaussianBackbone:
         bounds = self.log_std_bounds
         network = GaussianActor(action_size, tuple(self.hidden), log_std_bounds=bounds)
@@ -31,6 +35,9 @@ class ActorPlan:
 class Td3bcPlan(ActorPlan):
     # Of Q against imitation.
     alpha: float = MISSING
+
+    def statistics(self, data: TransitionDataset) -> Statistics:
+        return Statistics.of(data.observations, 1e-3)
 
     def build(self, policy: Policy, objective: Return) -> TD3BC:
         return TD3BC(AllParameters(policy), objective, alpha=self.alpha)

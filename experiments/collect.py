@@ -24,7 +24,7 @@ from psec_jax.data.recipes import Part, Recipe
 from psec_jax.data.registry import shelf
 from psec_jax.envs.ids import parse as parse_id
 from psec_jax.report import figures
-from psec_jax.storage import check_name
+from psec_jax.storage import check_name, expanded
 
 
 @dataclass
@@ -226,7 +226,7 @@ def shorten(config: Collect) -> None:
 
 
 def shelf_of(config: Collect) -> Path:
-    return Path(config.shelf).expanduser() if config.shelf else shelf()
+    return expanded(config.shelf) if config.shelf else shelf()
 
 
 def made(config: Collect) -> bool:

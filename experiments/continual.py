@@ -24,7 +24,7 @@ from experiments.stages import Stages, check_alike, check_joined, load, run_seed
 from psec_jax.evaluation import trace_weights
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
-from psec_jax.storage import check_name
+from psec_jax.storage import check_name, expanded
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def given_bases(config: Continual) -> dict[int, psec.Policy]:
     if config.base is None:
         return {}
     try:
-        paths = {seed: Path(config.base.format(seed=seed)).expanduser() for seed in config.seeds}
+        paths = {seed: expanded(config.base.format(seed=seed)) for seed in config.seeds}
         return {seed: psec.SkillLibrary.open(path).base for seed, path in paths.items()}
     except (OSError, ValueError, LookupError) as error:
         raise ConfigError(f"base {config.base!r}: {error}") from None
@@ -303,6 +303,10 @@ def check(config: Continual) -> None:
         raise ConfigError(f"chain.columns have names that are one as files: {sorted(files)}")
     if config.evaluation.best and not config.evaluation.curve_every:
         raise ConfigError("evaluation.best needs evaluation.curve_every, which finds the best")
+    if config.evaluation.best and config.at_once > 1:
+        raise ConfigError(
+            "evaluation.best keeps the best state of one seed; use side_by_side=false, or one seed"
+        )
     levels = {METHODS[name].level for name in config.methods}
     if "noise" in levels and config.backbone.kind != "diffusion":
         raise ConfigError(

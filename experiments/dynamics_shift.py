@@ -45,11 +45,7 @@ class Data:
         """Raises ``ConfigError`` where a dataset cannot be had."""
         count = config.data.source_trajectories
         sources = {shift: load(config.robot.shifts[shift], count) for shift in config.shifts}
-        target = load(config.target.dataset, config.target.trajectories)
-        if not config.critics.timeouts_terminal:
-            return cls(sources, target)
-        ended = {shift: data.truncations_as_terminations() for shift, data in sources.items()}
-        return cls(ended, target.truncations_as_terminations())
+        return cls(sources, load(config.target.dataset, config.target.trajectories))
 
 
 @dataclass(frozen=True)
@@ -59,15 +55,23 @@ class Run(Stages):
     config: DynamicsShift
     data: Data
 
-    @property
+    @functools.cached_property
     def sources(self) -> dict[str, psec.TransitionDataset]:
-        return self.data.sources
+        return {shift: self.as_critics_see(data) for shift, data in self.data.sources.items()}
 
     @functools.cached_property
     def targets(self) -> list[psec.TransitionDataset]:
+        return [self.as_critics_see(share) for share in self.shares]
+
+    @functools.cached_property
+    def shares(self) -> list[psec.TransitionDataset]:
         """A random share of the target's data, another for each seed."""
         target = self.config.target
         return [self.data.target.fraction(target.fraction, s, target.by) for s in self.seeds]
+
+    def as_critics_see(self, data: psec.TransitionDataset) -> psec.TransitionDataset:
+        terminal = self.config.critics.timeouts_terminal
+        return data.truncations_as_terminations() if terminal else data
 
     @functools.cached_property
     def libraries(self) -> list[psec.SkillLibrary]:
@@ -173,16 +177,19 @@ def iql(run: Run) -> list:
 
 
 def baseline(run: Run, name: str) -> list:
-    """The actor of TD3+BC, CQL or ReBRAC, on the target's data alone and rewards as they are."""
+    """The actor of TD3+BC, CQL or ReBRAC, on the target's data alone, whose rewards, timeouts and
+    observations are as in the baseline's own code."""
     plan = getattr(run.config.baselines, name)
     discount, steps = run.config.critics.discount, run.config.scratch.steps
     backbone = plan.backbone(run.data.target.action_size)
     learners = [
-        plan.build(policy, psec.Return(discount))
-        for policy in run.fresh(name, run.targets, backbone)
+        plan.build(
+            psec.Policy.create(backbone, plan.statistics(share), key), psec.Return(discount)
+        )
+        for share, key in zip(run.shares, run.key(f"create {name}"), strict=True)
     ]
     states = fit(
-        learners, run.targets, steps=steps, batch_size=plan.batch_size, **run.fitting(name)
+        learners, run.shares, steps=steps, batch_size=plan.batch_size, **run.fitting(name)
     )
     return [own.result(state)[0] for own, state in zip(learners, states, strict=True)]
 
@@ -282,9 +289,9 @@ def train(this: Run, column: str, vector: VectorEnv) -> None:
             for e in evaluations
         ]
         record(normalized, method=method, step=steps, metric="score")
-    for seed, target in zip(this.seeds, this.targets, strict=True):
+    for seed, share in zip(this.seeds, this.shares, strict=True):
         # Single transitions have no return of their own.
-        shown = this.data.target if config.target.by == "transition" else target
+        shown = this.data.target if config.target.by == "transition" else share
         this.recorder.demonstrations(shown, setting="dynamics_shift", task=column, seed=seed)
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from gymnasium.vector import VectorEnv
 
+import psec_jax as psec
 from experiments.config import ConfigError, Setting
 from experiments.recording import Recorder
 from psec_jax import (
@@ -20,7 +21,6 @@ from psec_jax import (
     TransitionDataset,
     agents,
     concatenate,
-    evaluate,
     load_dataset,
     storage,
 )
@@ -127,7 +127,7 @@ class Stages:
     def evaluate(self, agents: Sequence[Any], vector: VectorEnv, name: str) -> list[Evaluation]:
         """Each seed's agent, with the keys of the stage called ``name``."""
         episodes = self.config.evaluation.episodes
-        return evaluate(list(agents), vector, episodes=episodes, key=self.key(name))
+        return psec.evaluate(list(agents), vector, episodes=episodes, key=self.key(name))
 
     def leave(self, trained: Sequence[Any], name: str, **provenance: Any) -> None:
         """Store each seed's agent as ``seed_N/agents/<name>``.

@@ -163,7 +163,14 @@ def _fingerprints(agent: Any) -> list[str]:
     """Of each policy within."""
     policy = class_at("Policy", {})
     parts = jax.tree.leaves(agent, is_leaf=lambda part: isinstance(part, policy))
-    return [fingerprint(part) for part in parts if isinstance(part, policy)]
+    found = []
+    for part in parts:
+        if isinstance(part, policy):
+            found.append(fingerprint(part))
+            if part.bank is not None and part.bank.base != found[-1]:
+                skills = f"the bank {list(part.bank.names)}"
+                raise BaseMismatch(skills, part.bank.base, "the policy that carries it", found[-1])
+    return found
 
 
 def _classes() -> tuple[type, ...]:

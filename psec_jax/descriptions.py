@@ -177,7 +177,10 @@ class _Reader:
         return _MAPPINGS[word](pairs)
 
     def _partial(self, node, modules):
-        function, arguments, keywords = (self.of(part, modules) for part in node["partial"])
+        function, *given = node["partial"]
+        arguments, keywords = (self.of(part, modules) for part in given)
+        # A file may choose the arguments only of functions that do no more than compute.
+        function = self.of(function, frozenset())
         return functools.partial(function, *arguments, **keywords)
 
     def _instance(self, node, modules):

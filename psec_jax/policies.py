@@ -18,7 +18,7 @@ from psec_jax.backbones import Backbone, check_backbone
 from psec_jax.errors import BaseMismatch
 from psec_jax.fingerprints import backbone_to_dict, fingerprint, policy_tensors
 from psec_jax.imports import is_ours
-from psec_jax.settings import check_plain, plain_settings, setting_names
+from psec_jax.settings import check_plain, integer_of, plain_settings, setting_names
 from psec_jax.skills.bank import Bank
 from psec_jax.skills.injection import inject, merge
 from psec_jax.skills.layers import dense_layers
@@ -186,8 +186,7 @@ class BestOf:
     candidates: int = struct.field(pytree_node=False)
 
     def __post_init__(self):
-        if self.candidates < 1:
-            raise ValueError(f"candidates must be at least 1, not {self.candidates!r}")
+        object.__setattr__(self, "candidates", integer_of("candidates", self.candidates))
 
     @property
     def observation_size(self) -> int:

@@ -43,6 +43,7 @@ from psec_jax.policies import Policy, Statistics
 from psec_jax.settings import plain_settings
 from psec_jax.skills.bank import Adapter, Skill
 from psec_jax.skills.library import SkillLibrary
+from psec_jax.storage import check_name
 from psec_jax.training import fit
 from psec_jax.training.seeds import for_each_seed, seed_count
 
@@ -132,6 +133,8 @@ def learn_skills(
     if skills is None:
         skills = {"skill": AdvantageWeights() if loss is None else None}
     adapter = Adapter() if adapter is None else adapter
+    for name in skills:
+        check_name(name)
 
     def learner(key, base, data, objectives):
         _check_sizes(base, data)
@@ -299,6 +302,11 @@ def _apart(pairs: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
 
 
 def _weighed(learner: ContextLearner, critics, weigh: Weigh | None) -> Any:
+    if weigh is None and critics:
+        raise ValueError(
+            "critics weigh nothing without weigh; give weigh=AdvantageWeights(), or leave critics "
+            "out"
+        )
     if weigh is None:
         return learner
     if not critics:

@@ -489,3 +489,13 @@ def test_every_setting_is_in_the_file(diffusion, tmp_path):
     node = storage.read_json(tmp_path / "agent" / "agent.json")["agent"]["fields"]["backbone"]
     settings = dataclasses.asdict(diffusion.backbone)
     assert {**node["fields"], "network": None} == {**settings, "network": None}
+
+
+def test_a_bank_on_parameters_that_it_does_not_belong_to_is_not_saved(
+    gaussian, make_bank, tmp_path
+):
+    carrying = gaussian.with_bank(make_bank(gaussian))
+    moved = carrying.replace(params=jax.tree.map(lambda leaf: leaf + 1, carrying.params))
+    with pytest.raises(BaseMismatch, match="the policy that carries it"):
+        moved.save(tmp_path / "agent")
+    assert not list(tmp_path.iterdir())

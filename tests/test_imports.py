@@ -255,3 +255,12 @@ def test_every_network_of_this_package_has_a_name_in_files():
 def test_this_file_imports_what_the_hostile_paths_name():
     """So that none of them is refused because it is not there."""
     assert collections.OrderedDict and Checkpoints and jnp.save
+
+
+def test_a_file_does_not_choose_the_arguments_of_a_function_of_others():
+    """Even where the class around it may have that function as a setting."""
+    node = describe(flows.VelocityNetwork(), "network").node
+    asked = {"partial": [{"function": "flows:bent"}, {"tuple": [1]}, {"dict": []}]}
+    hostile = {**node, "fields": {**node["fields"], "activation": asked}}
+    with pytest.raises(REFUSED, match="flows:bent"):
+        build(hostile, {})

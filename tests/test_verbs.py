@@ -376,3 +376,13 @@ def test_data_of_another_robot_are_refused_by_every_verb(shelf, base, dataset):
 def test_no_steps_are_refused(base, dataset):
     with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
         learn_skill(base, dataset, **{**SHORT, "steps": 0})
+
+
+def test_critics_that_weigh_nothing_are_refused(shelf, dataset, guided):
+    with pytest.raises(ValueError, match="critics weigh nothing without weigh"):
+        compose(shelf, dataset, critics=guided[1], **SHORT)
+
+
+def test_a_skills_name_is_one_that_a_library_takes(base, dataset):
+    with pytest.raises(ValueError, match="skill name 'critic return' is not allowed"):
+        learn_skills(base, dataset, skills={"critic return": None}, **SHORT)

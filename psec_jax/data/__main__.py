@@ -3,9 +3,9 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
+from psec_jax import storage
 from psec_jax.command_line import printing
 from psec_jax.data import registry
 from psec_jax.data.dataset import TransitionDataset
@@ -144,7 +144,7 @@ def _convert(chosen: argparse.Namespace) -> None:
 
         print(write_minari(chosen.target.removeprefix("minari/"), _load(chosen)))
         return
-    target = Path(chosen.target).expanduser()
+    target = storage.expanded(chosen.target)
     if target.suffix.lower() not in (".hdf5", ".h5"):
         raise ValueError(
             f"{chosen.target!r} is neither a file.hdf5 nor minari/[namespace/]name-v0"

@@ -32,7 +32,7 @@ class BehaviourPolicy:
     def load(cls, folder: str | Path, name: str) -> "BehaviourPolicy":
         """The policy in ``<name>.safetensors`` and ``.json``; raises ``BrokenFile`` if none."""
         storage.check_name(name, "policy")
-        folder = Path(folder).expanduser()
+        folder = storage.expanded(folder)
         weights, _ = storage.read_tensors(folder / f"{name}.safetensors")
         facts = storage.read_json(folder / f"{name}.json")
         activation, squash = facts.get("activation"), facts.get("squash")
@@ -47,7 +47,7 @@ class BehaviourPolicy:
 
     def save(self, folder: str | Path, name: str) -> None:
         storage.check_name(name, "policy")
-        folder = Path(folder).expanduser()
+        folder = storage.expanded(folder)
         with storage.new_file(folder / f"{name}.safetensors") as temporary:
             storage.write_tensors(temporary, self.weights)
         with storage.new_file(folder / f"{name}.json") as temporary:

@@ -34,7 +34,7 @@ def read_hdf5(
 
 def write_hdf5(path: str | Path, data: TransitionDataset) -> Path:
     """Write ``data`` in D4RL's layout, with ``costs`` where there are any, as DSRL does."""
-    path = Path(path).expanduser()
+    path = storage.expanded(path)
     with storage.new_file(path) as temporary, h5py.File(temporary, "w") as file:
         for name, values in data.arrays().items():
             file.create_dataset(NAMES[name][0], data=values, track_times=False)

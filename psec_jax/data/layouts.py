@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from psec_jax import storage
 from psec_jax.data.actions import Bounds, check_bounds, scaled
 from psec_jax.data.checks import MARKS
 from psec_jax.data.columns import (
@@ -79,7 +80,7 @@ def read_table(
 
 def plain_file(path: str | Path) -> Path:
     """``path``, with ``~`` for the home folder; raises ``BrokenFile`` where there is no file."""
-    path = Path(path).expanduser()
+    path = storage.expanded(path)
     if not path.is_file():
         raise BrokenFile(f"{path} is missing or not a plain file")
     return path

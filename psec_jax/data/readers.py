@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from psec_jax import storage
 from psec_jax.data.dataset import TransitionDataset
 
 Reader = Callable[..., TransitionDataset]
@@ -59,7 +60,7 @@ def read_file(path: str | Path, **options: Any) -> TransitionDataset:
     pickle files, see ``psec_jax.data.hdf5.read_hdf5``. Raises ``ValueError`` for a suffix that
     nothing reads and for options that its reader does not take.
     """
-    path = Path(path).expanduser()
+    path = storage.expanded(path)
     suffix = known_suffix(path)
     if suffix is None:
         what = "is a folder" if path.is_dir() else f"has the suffix {path.suffix!r}"

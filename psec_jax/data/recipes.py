@@ -119,7 +119,7 @@ _SUFFIX = ".dataset.json"
 def read_recipes(folder: str | Path) -> Iterator[tuple[str, Recipe]]:
     """The name and recipe of every dataset described in ``folder``; ``BrokenFile`` names a bad
     description."""
-    for path in sorted(Path(folder).expanduser().glob(f"*{_SUFFIX}")):
+    for path in sorted(storage.expanded(folder).glob(f"*{_SUFFIX}")):
         yield path.name.removesuffix(_SUFFIX), _recipe(storage.read_json(path), path)
 
 

@@ -91,7 +91,7 @@ def local_file(reference: Reference) -> Path | None:
 
 def home() -> Path:
     """Where datasets are cached: ``$PSEC_JAX_HOME``, or ``~/.cache/psec_jax``."""
-    return Path(os.environ.get("PSEC_JAX_HOME") or "~/.cache/psec_jax").expanduser()
+    return storage.expanded(os.environ.get("PSEC_JAX_HOME") or "~/.cache/psec_jax")
 
 
 def _find(name: str) -> Reference:
@@ -104,7 +104,7 @@ def _find(name: str) -> Reference:
 
 def _named_folder(reference: Reference) -> Path | None:
     folder = os.environ.get(f"{reference.family.upper()}_DATASET_DIR")
-    return Path(folder).expanduser() if folder else None
+    return storage.expanded(folder) if folder else None
 
 
 def _own_folder(reference: Reference) -> Path:

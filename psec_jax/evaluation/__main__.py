@@ -15,7 +15,9 @@ import numpy as np
 
 from psec_jax import agents
 from psec_jax.command_line import import_modules, printing
+from psec_jax.data.checks import check_seed
 from psec_jax.evaluation.evaluate import Evaluation, evaluate, film
+from psec_jax.training.seeds import named_key
 
 _PICTURES_PER_SECOND = 10.0
 
@@ -68,7 +70,7 @@ def _run(chosen: argparse.Namespace) -> None:
     agent = agents.load(chosen.agent)
     if not hasattr(agent, "sample"):
         raise ValueError(f"{chosen.agent} holds {type(agent).__name__}, which do not act")
-    key, began = jax.random.key(chosen.seed), time.monotonic()
+    key, began = jax.random.key(check_seed(chosen.seed)), time.monotonic()
     with _clock(f"{chosen.episodes} episodes of {chosen.environment}"):
         found = evaluate(agent, chosen.environment, episodes=chosen.episodes, key=key)
     seconds = time.monotonic() - began
@@ -77,7 +79,7 @@ def _run(chosen: argparse.Namespace) -> None:
     else:
         print(f"{chosen.environment}: {found} ({seconds:.0f} s)")
     if chosen.video is not None:
-        _film(agent, chosen, key)
+        _film(agent, chosen, named_key(key, "film"))
 
 
 def _film(agent: Any, chosen: argparse.Namespace, key: jax.Array) -> None:

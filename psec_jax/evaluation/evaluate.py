@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from psec_jax import envs
 from psec_jax.envs import Environment
 from psec_jax.evaluation.rollout import Step, rollout
+from psec_jax.settings import integer_of
 from psec_jax.training.seeds import for_each_seed, groups, seed_count, shapes, stacked
 
 
@@ -75,9 +76,7 @@ def evaluate(
     episode takes more than ``max_steps`` steps.
     """
     counts = {"episodes": episodes, "parallel": parallel, "max_steps": max_steps}
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value!r}")
+    counts = {name: integer_of(name, value) for name, value in counts.items()}
     several = seed_count(key)
     keys = [key] if several is None else list(key)
     policies = for_each_seed(policy, len(keys), "policy")

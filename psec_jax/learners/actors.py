@@ -60,6 +60,7 @@ class AllParameters:
 
     def init(self, key: jax.Array) -> Any:
         del key
+        _check_bare(self.policy)
         return self.policy.params
 
     def at(self, params: Any) -> Policy:
@@ -82,6 +83,7 @@ class Deltas:
         return self.policy.statistics
 
     def init(self, key: jax.Array) -> Any:
+        _check_bare(self.policy)
         return self.adapter.fresh(key, self.policy.dense_layers())
 
     def at(self, params: Any) -> Policy:
@@ -111,3 +113,12 @@ class ContextParameters:
 
     def result(self, params: Any) -> ComposedPolicy:
         return self.at(params)
+
+
+def _check_bare(policy: Policy) -> None:
+    if policy.bank is not None:
+        raise ValueError(
+            f"the policy to train carries the skills {list(policy.bank.names)}, which belong to "
+            "its parameters as they are; merge them first (policy.merged()), or train without "
+            "them (policy.with_bank(None))"
+        )

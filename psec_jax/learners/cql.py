@@ -17,6 +17,7 @@ from psec_jax.learners.objectives import Objective, Return, static
 from psec_jax.learners.optimisation import Optimisation, TrainState, descend
 from psec_jax.networks import Critic
 from psec_jax.policies import Policy
+from psec_jax.settings import integer_of, python_number
 
 ACTOR_ADAM = Optimisation(1e-4, weight_decay=0.0, ema_rate=0.005, schedule="constant")
 CRITIC_ADAM = Optimisation(3e-4, weight_decay=0.0, ema_rate=0.005, schedule="constant")
@@ -56,11 +57,11 @@ class CQL:
     name = "cql"
 
     def __post_init__(self):
+        object.__setattr__(self, "alpha", python_number(self.alpha))
         if not self.alpha >= 0:
             raise ValueError(f"alpha must be at least 0, not {self.alpha!r}")
         for name in ("samples", "ensemble"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+            object.__setattr__(self, name, integer_of(name, getattr(self, name)))
 
     @property
     def columns(self) -> tuple[str, ...]:

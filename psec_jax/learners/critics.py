@@ -13,6 +13,7 @@ from psec_jax.learners.objectives import Objective
 from psec_jax.learners.optimisation import Optimisation, TrainState, descend
 from psec_jax.networks import Critic
 from psec_jax.policies import Statistics
+from psec_jax.settings import python_number
 
 Observations = Float[Array, "batch observation"]
 Actions = Float[Array, "batch action"]
@@ -140,6 +141,7 @@ class CriticLearner:
     name = "critics"
 
     def __post_init__(self):
+        object.__setattr__(self, "expectile", python_number(self.expectile))
         if not 0 < self.expectile < 1:
             raise ValueError(f"expectile must be in (0, 1), not {self.expectile!r}")
 

@@ -30,7 +30,9 @@ class AdvantageWeights:
         _check_weights(self.temperature, self.clip)
 
     def __call__(self, critics: Mapping[str, Critics], batch: Batch) -> Float[Array, "batch"]:
-        return exponential(critics[self.critic].advantage(batch), self.temperature, self.clip)
+        return exponential(
+            _critic(critics, self.critic).advantage(batch), self.temperature, self.clip
+        )
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class FeasibleWeights:
         _check_weights(self.temperature, self.clip)
 
     def __call__(self, critics: Mapping[str, Critics], batch: Batch) -> Float[Array, "batch"]:
-        advantage = critics[self.critic].advantage(batch)
+        advantage = _critic(critics, self.critic).advantage(batch)
         return jnp.where(advantage > 0, exponential(advantage, self.temperature, self.clip), 0.0)
 
 
@@ -68,13 +70,22 @@ class FisorWeights:
         _check_weights(self.safety_temperature, self.clip)
 
     def __call__(self, critics: Mapping[str, Critics], batch: Batch) -> Float[Array, "batch"]:
-        reward, safety = critics[self.reward], critics[self.safety]
+        reward, safety = _critic(critics, self.reward), _critic(critics, self.safety)
         observations = batch["observations"]
         rewarding = exponential(reward.advantage(batch), self.temperature, self.clip)
         staying = safety.q(observations, batch["actions"]) <= 0
         escaping = exponential(safety.advantage(batch), self.safety_temperature, self.clip)
         feasible = safety.value(observations) <= 0
         return jnp.where(feasible, jnp.where(staying, rewarding, 0.0), escaping)
+
+
+def _critic(critics: Mapping[str, Critics], name: str) -> Critics:
+    if name not in critics:
+        raise ValueError(
+            f"samples are weighed by the critic {name!r}, but there are {list(critics)}; name one "
+            f"of these, such as AdvantageWeights({next(iter(critics), 'return')!r})"
+        )
+    return critics[name]
 
 
 def exponential(advantage: Array, temperature: float, clip: float) -> Array:

@@ -15,6 +15,7 @@ from psec_jax.learners.critics import Critics, q_ensemble
 from psec_jax.learners.objectives import Objective, Return, static
 from psec_jax.learners.optimisation import Optimisation, TrainState, descend
 from psec_jax.networks import Critic
+from psec_jax.settings import integer_of, python_number
 
 ADAM = Optimisation(3e-4, weight_decay=0.0, ema_rate=0.005, schedule="constant")
 
@@ -53,11 +54,11 @@ class TD3BC:
 
     def __post_init__(self):
         for name in ("alpha", "policy_noise", "noise_clip"):
+            object.__setattr__(self, name, python_number(getattr(self, name)))
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
         for name in ("policy_every", "ensemble"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+            object.__setattr__(self, name, integer_of(name, getattr(self, name)))
 
     @property
     def columns(self) -> tuple[str, ...]:

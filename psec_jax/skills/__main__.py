@@ -17,14 +17,15 @@ def main(arguments: list[str] | None = None) -> None:
     for command, (about, names) in _COMMANDS.items():
         sub = commands.add_parser(command, help=about, description=about)
         sub.add_argument("path", type=Path, help="folder of the library")
-        sub.add_argument(
-            "--import",
-            dest="modules",
-            action="append",
-            default=[],
-            metavar="MODULE",
-            help="import a module first, which defines the base's network or backbone",
-        )
+        if command != "import-psec":
+            sub.add_argument(
+                "--import",
+                dest="modules",
+                action="append",
+                default=[],
+                metavar="MODULE",
+                help="import a module first, which defines the base's network or backbone",
+            )
         for name in names:
             sub.add_argument(name)
         if command == "import":

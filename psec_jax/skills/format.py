@@ -122,6 +122,14 @@ def base_config(policy: Policy) -> dict[str, Any]:
     return config
 
 
+def functions_of(policy: Policy) -> dict[str, Any]:
+    """The functions among the settings of a policy's backbone, by import path."""
+    try:
+        return describe(policy.backbone, type(policy.backbone).__name__).functions
+    except ValueError:
+        return {}
+
+
 def base_from(
     tensors: Mapping[str, np.ndarray],
     config: Mapping[str, Any],

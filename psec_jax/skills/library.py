@@ -56,7 +56,9 @@ class SkillLibrary:
         _refuse_unreadable("the base policy", tensors)
         config = format.base_config(base)
         given = None if is_ours(type(base.backbone.network)) else base.backbone.network
-        if fingerprint(format.base_from(tensors, config, path, given)) != fingerprint(base):
+        functions = format.functions_of(base)
+        opened = format.base_from(tensors, config, path, given, functions)
+        if fingerprint(opened) != fingerprint(base):
             raise ValueError(
                 "the base policy would not be the same when it is opened: its description is "
                 f"{config}; use plain numbers, strings and tuples as settings"

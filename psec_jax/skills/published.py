@@ -84,7 +84,7 @@ def import_published(
     """
     run = Run.read(base, skills, composition, activation, noise)
     lines = [line for file in run.files for line in _account(file, run)]
-    library = _create(Path(path), run.base, run.skills)
+    library = _create(storage.expanded(path), run.base, run.skills)
     if report is not None:
         for line in lines:
             report(line)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from psec_jax import storage
 from psec_jax.diffusion import vp_schedule
 from psec_jax.errors import BrokenFile
 from psec_jax.skills.unpickling import Leaf, read_state
@@ -34,7 +35,8 @@ class AgentState:
     @classmethod
     def read(cls, file: str | Path) -> "AgentState":
         """Raises ``BrokenFile`` for a file that is damaged or asks for more than arrays."""
-        return cls(Path(file), read_state(Path(file)))
+        file = storage.expanded(file)
+        return cls(file, read_state(file))
 
     def inside(self, agent: str) -> "AgentState":
         return AgentState(self.file, self.leaves, f"{self.prefix}{agent}/", self.taken)

@@ -92,7 +92,7 @@ class Track:
     """The states of one fit."""
 
     def __init__(self, checkpoints: Checkpoints, manager: Any, folder: Path):
-        self._checkpoints, self._manager, self._folder = checkpoints, manager, folder
+        self._checkpoints, self._manager, self.folder = checkpoints, manager, folder
         self._saved = 0
         self._origins: Sequence[Origin] = ()
 
@@ -122,14 +122,14 @@ class Track:
                 return step, state
         different = different or ["what another process of this program was given"]
         raise OtherTraining(
-            f"{self._folder} holds states of another training under the label "
+            f"{self.folder} holds states of another training under the label "
             f"{' + '.join(labels)!r}; use another label or another folder, or remove that folder "
             "to train anew. What differs:\n" + "\n".join(f"  {line}" for line in different)
         )
 
     def best(self, like: Any) -> tuple[int, Any] | None:
         """The step of greatest score and its state; None where no state was given a score."""
-        with _explained(self._folder):
+        with _explained(self.folder):
             self._manager.wait_until_finished()
         scores = {0: -inf}
         for step in self._manager.all_steps():
@@ -155,7 +155,7 @@ class Track:
         text = text_of_the_first(text)
         if not text:
             raise OtherTraining(
-                f"{self._folder} does not say what made its states, as those of an earlier "
+                f"{self.folder} does not say what made its states, as those of an earlier "
                 "version of psec-jax do not; use another label or another folder, or remove that "
                 "folder to train anew"
             )
@@ -167,7 +167,7 @@ class Track:
             yield
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise BrokenFile(
-                f"{self._folder} cannot be read at step {step}; remove that step to go on from "
+                f"{self.folder} cannot be read at step {step}; remove that step to go on from "
                 f"the one before, or the folder to learn anew ({error})"
             ) from error
 
@@ -188,7 +188,7 @@ class Track:
             metrics = {"score": float(of_the_first(score if known else -inf))}
             # The next chunk reuses the state's memory while this is still being written.
             copy = jax.tree.map(jnp.copy, state)
-            with _explained(self._folder):
+            with _explained(self.folder):
                 saved = ocp.args.StandardSave({"state": copy})
                 self._manager.save(
                     step,

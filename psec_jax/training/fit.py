@@ -87,17 +87,24 @@ def fit(
 
     ``inspect`` may return how good the state is, for several seeds a list or their mean, and the
     best state of those that are saved then is kept among the checkpoints; with ``best`` it is
-    returned in place of the last.
+    returned in place of the last, for one seed only.
 
     Raises ``Diverged`` naming the label and the step at which a metric stopped being finite.
     """
     steps, batch_size = _count("steps", steps), _count("batch_size", batch_size)
-    chunk, every = _count("chunk", chunk), _count("every", every or steps)
+    chunk, every = _count("chunk", chunk), _count("every", steps if every is None else every)
     start = python_number(start)
+    if not 0 <= start <= steps:
+        raise ValueError(f"start must be from 0 to steps, {steps}, not {start!r}")
     if checkpoints is not None and label is None:
         raise ValueError("checkpoints need a label, by which the states of this fit are found")
     if best and (checkpoints is None or inspect is None):
         raise ValueError("best needs checkpoints, and an inspect that says how good a state is")
+    if best and (seed_count(key) or 1) > 1:
+        raise ValueError(
+            "best is of one seed: several are saved together, at the same steps; train them one "
+            "after another, or take the last states"
+        )
     several = seed_count(key)
     count = several or 1
     seeds = [
@@ -205,8 +212,8 @@ def _run(
             step, state = track.latest(state, labels, origins) or (step, state)
             if step > steps:
                 raise ValueError(
-                    f"{label} was trained for {step} updates before, not {steps}; remove "
-                    f"{checkpoints.folder} to learn anew"
+                    f"{label} was trained for {step} updates before, not {steps}; give steps of "
+                    f"at least {step}, or remove {track.folder} to train anew"
                 )
             if writer is not None:
                 for name in labels:

@@ -169,13 +169,16 @@ def _parts(value: Any) -> dict[str, Any]:
 def _used_by(function: types.FunctionType) -> dict[str, Any]:
     """What a function was given when it was made, and the plain values that it finds outside."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    found = {name: cell.cell_contents for name, cell in cells}
+    found = {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}
     for index, default in enumerate(function.__defaults__ or ()):
         found[f"default {index}"] = default
     found |= function.__kwdefaults__ or {}
     for name in sorted(_names(function.__code__) & function.__globals__.keys()):
         value = python_number(function.__globals__[name])
-        if is_array(value) or isinstance(value, bool | int | float | str | tuple):
+        helper = isinstance(value, types.FunctionType) and (
+            value.__module__ == function.__module__
+        )
+        if helper or is_array(value) or isinstance(value, bool | int | float | str | tuple):
             found[name] = value
     return found
 

@@ -166,10 +166,10 @@ def test_the_best_state_on_the_way_is_what_is_learnt(tmp_path, monkeypatch, same
     given = {5: 1.0, 10: 3.0, 15: 2.0, 20: 0.0}
     seen = []
 
-    def evaluate(policy, *_, **__):
-        seen.append(policy)
+    def evaluate(policies, *_, **__):
+        seen.extend(policies)
         value = given[5 * len(seen)] if len(seen) <= 4 else 0.5
-        return psec.Evaluation(np.array([value]), np.array([1]))
+        return [psec.Evaluation(np.array([value]), np.array([1]))]
 
     monkeypatch.setattr("psec_jax.evaluate", evaluate)
     plan = ["evaluation.curve_every=5", "checkpoint.every=5", "evaluation.best=true"]
@@ -241,6 +241,13 @@ def test_a_wrong_configuration_is_refused_and_named(override, named):
 )
 def test_the_configuration_names_the_samplers_noise(overrides, noise):
     assert configure(*overrides).backbone.build(2).noise == noise
+
+
+def test_the_best_state_is_of_one_seed():
+    words = ["evaluation.best=true", "evaluation.curve_every=5", "seeds=[0,1]"]
+    with pytest.raises(ConfigError, match=r"best keeps the best state of one seed; use side_by"):
+        configure(*words)
+    configure(*words, "side_by_side=false")
 
 
 def test_mixing_noise_needs_the_diffusion_backbone():

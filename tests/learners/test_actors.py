@@ -127,3 +127,15 @@ def test_critics_without_a_value_say_so(critics):
     batch = {"observations": jnp.ones((2, 1)), "actions": jnp.ones((2, 1))}
     with pytest.raises(ValueError, match=r"no V\(s\), and so no advantage.*improve"):
         AdvantageWeights()({"return": critics}, batch)
+
+
+def test_a_policy_that_carries_skills_is_not_trained(gaussian, make_bank, dataset):
+    """They belong to its parameters as they are, and to no others."""
+    carrying = gaussian.with_bank(make_bank(gaussian))
+    once = psec.Optimisation(steps=2)
+    for learner in (
+        PolicyLearner(carrying, once),
+        SkillLearner(carrying, psec.Adapter(rank=2), once),
+    ):
+        with pytest.raises(ValueError, match=r"carries the skills .*merge them first"):
+            fit(learner, dataset, steps=2, batch_size=4, key=KEY)

@@ -25,6 +25,7 @@ from psec_jax import (
     Statistics,
     TransitionDataset,
     fingerprint,
+    improve,
 )
 from psec_jax.learners import (
     ContextLearner,
@@ -456,3 +457,8 @@ def test_a_weighted_skill_of_a_gaussian_policy_moves_to_the_better_of_two_modes(
     assert abs(base) < 0.2
     assert abs(imitating) < 0.2
     assert better == pytest.approx(0.6, abs=0.1)
+
+
+def test_a_critic_that_is_not_there_is_named(gaussian, dataset):
+    with pytest.raises(ValueError, match=r"by the critic 'return', but there are \['reward'\]"):
+        improve(gaussian, dataset, objectives={"reward": Return()}, steps=2, key=KEY, batch_size=4)

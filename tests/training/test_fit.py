@@ -8,7 +8,7 @@ from flax import struct
 
 from psec_jax import Adapter, Optimisation
 from psec_jax.errors import Diverged
-from psec_jax.learners import SkillLearner
+from psec_jax.learners import PolicyLearner, SkillLearner
 from psec_jax.training import fit
 
 KEY = jax.random.key(6)
@@ -231,3 +231,18 @@ def test_counts_below_one_are_refused(recorder, dataset, options):
 def test_updates_that_have_been_made_are_not_made_again(recorder, dataset, same):
     state = run(recorder, dataset)
     assert same(run(recorder, dataset, state=state, start=12), state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, "every must be an integer and be at least 1, not 0"),
+        ({"start": 10, "steps": 2}, "start must be from 0 to steps, 2, not 10"),
+        ({"start": -1}, "start must be from 0 to steps, 2, not -1"),
+    ],
+)
+def test_counts_that_mean_nothing_are_refused(gaussian, dataset, options, message):
+    learner = PolicyLearner(gaussian, Optimisation(steps=2))
+    options = {"steps": 2, "batch_size": 4, "key": jax.random.key(0), **options}
+    with pytest.raises(ValueError, match=message):
+        fit(learner, dataset, **options)

@@ -229,3 +229,19 @@ def test_another_process_describes_it_in_the_same_words():
 def test_many_differences_are_counted_rather_than_listed():
     found = lines(origin(dict.fromkeys(range(20), 1)), origin(dict.fromkeys(range(20), 2)))
     assert len(found) == 9 and found[-1] == "and 12 more"
+
+
+def doubled(x):
+    return 2 * x
+
+
+def through_a_helper(policy, batch, critics, key):
+    return doubled(batch)
+
+
+def test_the_helpers_of_a_function_belong_to_it(monkeypatch):
+    here = sys.modules[__name__]
+    before = origin_of({"loss": through_a_helper}, {}, jax.random.key(0), 4)
+    monkeypatch.setattr(here, "doubled", lambda x: 3 * x)
+    after = origin_of({"loss": through_a_helper}, {}, jax.random.key(0), 4)
+    assert list(differences(after, before)) == ["learner.loss.doubled"]
