@@ -164,7 +164,7 @@ def test_a_policy_that_does_not_fit_is_refused_and_the_environment_closed(log, s
 )
 def test_counts_below_one_are_refused(log, options):
     ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, not {value}"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, not {value}"):
         evaluate(Still(), "short", **{"episodes": 3, "key": KEY, **options})
 
 

@@ -82,7 +82,7 @@ def test_both_modules_are_the_command(saved):
         (["{}x", *SEEN], "there is no agent .*agentx; expected the folder that save wrote"),
         (["{}", "dm_control/walkr-walk-v0"], "unknown environment .*did you mean dm_control/wal"),
         (["{}", "Pendulum-v1"], r"Pendulum-v1 has \(observation, action\) sizes \(3, 1\), but"),
-        (["{}", *SEEN, "--episodes", "0"], "episodes must be at least 1, not 0"),
+        (["{}", *SEEN, "--episodes", "0"], "episodes must be an integer of at least 1, not 0"),
         (["{}", "parade/seen", "--import", "no.such"], "--import no.such: No module named 'no"),
         (["{}", *SEEN, "--video", "a.mp4"], "a.mp4 is no file that --video writes; expected FIL"),
         (

@@ -203,7 +203,7 @@ def test_an_episode_that_does_not_end_is_an_error_and_one_that_just_does_is_none
     evaluate(Turn(), make(), episodes=5, key=KEY, max_steps=longest)
     with pytest.raises(RuntimeError, match=r"has not ended after 1 steps.*TimeLimit"):
         evaluate(Turn(), make(), episodes=5, key=KEY, max_steps=1)
-    with pytest.raises(ValueError, match="max_steps must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="max_steps must be an integer of at least 1, not 0"):
         evaluate(Turn(), make(), episodes=5, key=KEY, max_steps=0)
 
 

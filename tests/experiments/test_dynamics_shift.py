@@ -48,7 +48,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
 def test_every_method_leaves_its_agent_which_gives_its_return_again(finished):
     out, _ = finished
     folder = out / "seed_3" / "agents"
-    assert {path.name for path in folder.iterdir()} == set(OURS)
+    assert {path.name for path in folder.iterdir()} == set(METHODS)
     key = named_key(jax.random.key(3), "evaluate")
     returns = [row for row in results.read([out / "results.jsonl"]) if row.metric == "return"]
     for row in returns:
