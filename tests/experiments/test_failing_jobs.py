@@ -216,7 +216,9 @@ def test_a_job_that_is_killed_outright_is_in_the_list_too(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     out = tmp_path / "sweep"
     words = ["scale=smoke", "methods=[zero_shot]", "chain=walker_walk", "pretrain.steps=100000000"]
-    process = start("-m", *words, "hydra/launcher=joblib", f"hydra.sweep.dir={out}")
+    # Of one, joblib would run the job in the sweep's own process.
+    words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = start("-m", *words, f"hydra.sweep.dir={out}")
     try:
         while not any(path.read_text() for path in out.glob("*/metrics.jsonl")):
             assert process.poll() is None
