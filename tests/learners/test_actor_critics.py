@@ -194,12 +194,12 @@ def test_target_actions_are_smoothed_by_clipped_noise(name):
     [
         (TD3BC, {"alpha": -1.0}, "alpha must be at least 0, not -1.0"),
         (TD3BC, {"policy_noise": float("nan")}, "policy_noise must be at least 0, not nan"),
-        (TD3BC, {"policy_every": 0}, "policy_every must be at least 1, not 0"),
+        (TD3BC, {"policy_every": 0}, "policy_every must be an integer of at least 1, not 0"),
         (ReBRAC, {"actor_penalty": -0.1}, "actor_penalty must be at least 0, not -0.1"),
         (ReBRAC, {"critic_penalty": -0.1}, "critic_penalty must be at least 0, not -0.1"),
-        (ReBRAC, {"ensemble": 0}, "ensemble must be at least 1, not 0"),
+        (ReBRAC, {"ensemble": 0}, "ensemble must be an integer of at least 1, not 0"),
         (CQL, {"alpha": -1.0}, "alpha must be at least 0, not -1.0"),
-        (CQL, {"samples": 0}, "samples must be at least 1, not 0"),
+        (CQL, {"samples": 0}, "samples must be an integer of at least 1, not 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(gaussian, kind, settings, message):
