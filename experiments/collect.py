@@ -1,9 +1,9 @@
-"""Making datasets: behaviour policies are trained, exported, measured and rolled out.
+"""Making datasets: behavior policies are trained, exported, measured and rolled out.
 
-    python -m experiments.collect behaviour=halfcheetah shift.gravity=2
+    python -m experiments.collect behavior=halfcheetah shift.gravity=2
 
-A policy is what an online training on reward less a weight times cost has learnt after so many
-steps; a dataset is a mixture of policies. Both are put on a shelf, a folder from which
+A policy is what an online training on reward less a weight times cost has learned after so many
+steps; a dataset is a mixture of policies. Both are put into a folder, from which
 ``psec.load_dataset("local/<name>")`` makes the data on first use. The same command goes on where
 an earlier one was interrupted.
 """
@@ -21,7 +21,7 @@ from experiments.launching import command, in_sweep
 from experiments.status import Status, alone_in
 from psec_jax.data.demonstrations import roll_out
 from psec_jax.data.recipes import Part, Recipe
-from psec_jax.data.registry import shelf
+from psec_jax.data.registry import local_folder
 from psec_jax.envs.ids import parse as parse_id
 from psec_jax.report import figures
 from psec_jax.storage import check_name, expanded
@@ -44,7 +44,7 @@ class TrainingPlan:
 
 @dataclass
 class PolicyPlan:
-    """What a training with this cost weight has learnt after so many environment steps, or a
+    """What a training with this cost weight has learned after so many environment steps, or a
     driver of MetaDrive with these settings."""
 
     steps: int = 0
@@ -94,12 +94,12 @@ class Collect:
     # How much of all steps and trajectories is done.
     share: float = MISSING
     # The folder for policies and recipes; the user's own where null.
-    shelf: str | None = None
+    folder: str | None = None
 
 
 def run(config: Collect, out: Path, command: str) -> None:
     """Train, export and measure every policy, then describe and measure every dataset."""
-    folder = shelf_of(config)
+    folder = folder_of(config)
     out.mkdir(parents=True, exist_ok=True)
     drivers = drivers_of(config)
     for weight in dict.fromkeys(plan.cost_weight for plan in trained(config)):
@@ -127,7 +127,7 @@ def run(config: Collect, out: Path, command: str) -> None:
 
 def learn(config: Collect, weight: float, out: Path, folder: Path, command: str) -> None:
     """One training with this cost weight, and each policy that is wanted of it."""
-    from experiments import behaviour
+    from experiments import behavior
 
     environment, name = full_id(config), full_name(config)
     wanted = {
@@ -135,12 +135,12 @@ def learn(config: Collect, weight: float, out: Path, folder: Path, command: str)
         for key, plan in config.policies.items()
         if plan.driver is None and plan.cost_weight == weight
     }
-    training = behaviour.Training(
+    training = behavior.Training(
         **{**vars(config.training), "hidden": tuple(config.training.hidden)}, cost_weight=weight
     )
     checkpoints = out / f"training_cost_weight_{weight:g}"
     for steps in sorted(set(wanted.values())):
-        behaviour.train(
+        behavior.train(
             environment,
             training,
             steps,
@@ -149,7 +149,7 @@ def learn(config: Collect, weight: float, out: Path, folder: Path, command: str)
         )
     for key, steps in wanted.items():
         asset = f"{name}-{key}"
-        policy = behaviour.export(checkpoints, training, steps)
+        policy = behavior.export(checkpoints, training, steps)
         policy.save(folder, asset)
         alone = Recipe(asset, environment, (Part(asset, config.episodes),), folder)
         alone = alone.measured(roll_out(alone, seed=1))
@@ -197,7 +197,7 @@ def check(config: Collect) -> None:
     Recipe("", full_id(config), (), Path(), drivers=drivers_of(config))
     if trained(config):
         if config.training is None:
-            raise ConfigError("policies without a driver need training; see conf/behaviour")
+            raise ConfigError("policies without a driver need training; see conf/behavior")
         check_seed("training.seed", config.training.seed)
         if config.training.every < 1 or min(plan.steps for plan in trained(config)) < 1:
             raise ConfigError("training.every and the steps of each policy must be at least 1")
@@ -225,15 +225,15 @@ def shorten(config: Collect) -> None:
             part.trajectories = max(1, round(config.share * part.trajectories))
 
 
-def shelf_of(config: Collect) -> Path:
-    return expanded(config.shelf) if config.shelf else shelf()
+def folder_of(config: Collect) -> Path:
+    return expanded(config.folder) if config.folder else local_folder()
 
 
 def made(config: Collect) -> bool:
-    """Whether every policy's and dataset's description is on the shelf."""
+    """Whether every policy's and dataset's description is in the folder."""
     wanted = [*(key for key, plan in config.policies.items() if plan.driver is None)]
     names = [f"{full_name(config)}-{key}" for key in (*wanted, *config.datasets)]
-    return all((shelf_of(config) / f"{name}.json").exists() for name in names)
+    return all((folder_of(config) / f"{name}.json").exists() for name in names)
 
 
 @command
@@ -246,7 +246,7 @@ def main(config: DictConfig) -> float:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     hydra_config = HydraConfig.get()
-    words = [word for word in hydra_config.overrides.task if not word.startswith("shelf=")]
+    words = [word for word in hydra_config.overrides.task if not word.startswith("folder=")]
     line = " ".join(["python -m experiments.collect", *words])
     out = Path(hydra_config.runtime.output_dir)
     if in_sweep():

@@ -19,7 +19,7 @@ from psec_jax import (
     Adapter,
     DiffusionBackbone,
     GaussianBackbone,
-    Optimisation,
+    Optimizer,
     Statistics,
     TransitionDataset,
 )
@@ -144,7 +144,7 @@ class Stage:
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of a verb."""
-        optimisation = Optimisation(
+        optimizer = Optimizer(
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             ema_rate=self.ema_rate,
@@ -154,7 +154,7 @@ class Stage:
         return {
             "steps": self.steps,
             "batch_size": self.batch_size,
-            "optimisation": optimisation,
+            "optimizer": optimizer,
         }
 
 
@@ -341,7 +341,7 @@ class Robot:
 
     name: str = MISSING
     environment: str = MISSING
-    # D4RL's dataset by whose reference returns scores are normalised.
+    # D4RL's dataset by whose reference returns scores are normalized.
     reference: str = MISSING
     target: str = MISSING
     # Shift → dataset.

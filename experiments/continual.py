@@ -1,9 +1,9 @@
-"""Continual policy shift: skills learnt one after another on a frozen policy (paper, section 5.2).
+"""Continual policy shift: skills learned in turn on a frozen policy (paper, section 5.2).
 
     python -m experiments.continual scale=demo seeds=[0,1,2]
 
 π₀ is cloned from plenty of source demonstrations; each further task brings a few, from which one
-LoRA skill is learnt; a context network then mixes π₀ and skills on the target's demonstrations.
+LoRA skill is learned; a context network then mixes π₀ and skills on the target's demonstrations.
 """
 
 import re
@@ -29,7 +29,7 @@ from psec_jax.storage import check_name, expanded
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table: what is learnt for each task, and at which level it is mixed with π₀.
+    """A row of the table: what is learned for each task, and at which level it is mixed with π₀.
 
     ``parts`` are ``low_rank`` or ``full`` skills, or ``policies`` from scratch, which share no
     parameters with π₀ and can be mixed only by their noise predictions or actions.
@@ -77,8 +77,8 @@ class Data:
         environments = dict.fromkeys(tasks[column.target].environment for column in columns)
         vectors = [simulators.of(environment) for environment in environments]
         source = load(tasks[config.chain.source].dataset, sizes.source_trajectories)
-        learnt = dict.fromkeys(t for c in columns for t in (*c.skills, c.target))
-        few = {t: load(tasks[t].dataset, sizes.target_trajectories) for t in learnt}
+        learned = dict.fromkeys(t for c in columns for t in (*c.skills, c.target))
+        few = {t: load(tasks[t].dataset, sizes.target_trajectories) for t in learned}
         bases = given_bases(config)
         parts = {"the source": source, **few}
         for vector in vectors:

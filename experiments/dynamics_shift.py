@@ -3,7 +3,7 @@
 
     python -m experiments.dynamics_shift robot=walker2d shift=gravity target.fraction=0.05
 
-π₀ is cloned from plenty of data of the shifted robot; a LoRA skill is learnt by offline RL on a
+π₀ is cloned from plenty of data of the shifted robot; a LoRA skill is learned by offline RL on a
 little data of the robot as it is, and a context network mixes both. Where there are several
 sources, π₀ comes from the first, and each other brings a skill of its own to the mixture.
 """
@@ -296,13 +296,13 @@ def train(this: Run, column: str, vector: VectorEnv) -> None:
 
 
 def report(config: DynamicsShift, out: Path, recorder: Recorder) -> None:
-    """Normalised scores in the paper's layout, the paper's own numbers, and the bars."""
+    """Normalized scores in the paper's layout, the paper's own numbers, and the bars."""
     rows = [(name, METHODS[name][0]) for name in config.methods]
     columns = [column_name(config)]
     summaries = recorder.summaries("score")
     one = next(iter(summaries.values()))
     parts = [
-        "Normalised score (0 random, 100 expert): mean and 95 % bootstrap interval over "
+        "Normalized score (0 random, 100 expert): mean and 95 % bootstrap interval over "
         f"{one.episodes} episodes ({one.seeds} seed(s)).\n",
         returns_table(summaries, rows, columns, digits=1),
     ]
@@ -317,7 +317,7 @@ def report(config: DynamicsShift, out: Path, recorder: Recorder) -> None:
         parts.append("As the paper reports, read off its bars, on D4RL's data:\n\n" + reported)
     recorder.text("table.md", "\n".join(parts))
     figure = out / "scores.png"
-    figures.bars(figure, summaries, rows, columns, paper, references, ylabel="normalised score")
+    figures.bars(figure, summaries, rows, columns, paper, references, ylabel="normalized score")
     recorder.figure(figure)
 
 

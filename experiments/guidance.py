@@ -1,4 +1,4 @@
-"""How critics are learnt, and what they guide: the part of the schema about offline RL."""
+"""How critics are learned, and what they guide: the part of the schema about offline RL."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from psec_jax import AdvantageWeights, Optimisation, Return, TransitionDataset
+from psec_jax import AdvantageWeights, Optimizer, Return, TransitionDataset
 from psec_jax.learners import (
     Critics,
     DiscountedCost,
@@ -23,7 +23,7 @@ from psec_jax.storage import check_name
 
 @dataclass
 class IqlPlan:
-    """How critics are learnt, what they make of each sample, and how they choose actions."""
+    """How critics are learned, what they make of each sample, and how they choose actions."""
 
     expectile: float = MISSING
     discount: float = MISSING
@@ -40,7 +40,7 @@ class IqlPlan:
     candidates: int = MISSING
 
     def check(self) -> None:
-        """Refuse what no critic can be learnt with."""
+        """Refuse what no critic can be learned with."""
         self.weigh()
         self.options()
         Return(self.discount)
@@ -158,7 +158,7 @@ class Objectives:
         return FeasibleFirst(acting, critics[self.among_feasible])
 
     def check(self) -> None:
-        """Refuse critics and skills that cannot be learnt."""
+        """Refuse critics and skills that cannot be learned."""
         self.options()
         self.fisor.build()
         _check_expectile("objectives", self.expectile, self.candidates)
@@ -192,14 +192,14 @@ class Objectives:
 
 def _training(plan: IqlPlan | Objectives) -> dict[str, Any]:
     """How any critic is trained, as keyword arguments of a verb."""
-    optimisation = Optimisation(
+    optimizer = Optimizer(
         learning_rate=plan.learning_rate,
         weight_decay=0.0,
         ema_rate=plan.target_rate,
         schedule=plan.schedule,
     )
     network = Critic(input_norm=True) if plan.value_norm else None
-    return {"critic_optimisation": optimisation, "value_network": network}
+    return {"critic_optimizer": optimizer, "value_network": network}
 
 
 def _check_expectile(where: str, expectile: float, candidates: int) -> None:

@@ -2,7 +2,7 @@
 
     python -m experiments.multi_objective task=metadrive/easymean cost_limit=10
 
-π₀ is cloned from all data, safe and not. Each skill is learnt from the same data by the advantage
+π₀ is cloned from all data, safe and not. Each skill is learned from the same data by the advantage
 of its own critic; a context network mixes them, trained on the trajectories that are both safe
 and rewarding. Of several sampled actions the safest is acted.
 """
@@ -252,7 +252,7 @@ def trace(agent: Any, this: Run) -> None:
 
 
 def report(config: MultiObjective, out: Path, recorder: Recorder) -> None:
-    """Normalised reward and cost in the paper's layout, and each method in their plane."""
+    """Normalized reward and cost in the paper's layout, and each method in their plane."""
     known = methods(config)
     rows = [(name, known[name][0]) for name in config.methods]
     parts = []
@@ -260,7 +260,7 @@ def report(config: MultiObjective, out: Path, recorder: Recorder) -> None:
         cells = score_cells(recorder.measurements(), limit)
         one = next(iter(cells.values()))[0]
         parts += [
-            f"Normalised reward / normalised cost at limit {limit:g} (at most 1 is safe: bold; * "
+            f"Normalized reward / normalized cost at limit {limit:g} (at most 1 is safe: bold; * "
             f"marks the best safe reward), means and 95 % bootstrap intervals over {one.episodes} "
             f"episodes ({one.seeds} seed(s)).\n",
             safety_table(cells, rows, [config.task], intervals=True),
@@ -273,7 +273,7 @@ def report(config: MultiObjective, out: Path, recorder: Recorder) -> None:
 
 
 def score_cells(rows: Iterable[Measurement], limit: float) -> Cells:
-    """(method, task) → the summaries of normalised reward and of normalised cost."""
+    """(method, task) → the summaries of normalized reward and of normalized cost."""
     rows = list(rows)
     returns = results.summaries(
         rows, "return", lambda task, values: scores.dsrl_reward(dsrl_name(task), values)

@@ -32,7 +32,7 @@ class Recorder:
     def __init__(self, out: Path, wandb: Wandb | None = None, **checkpoints: int):
         self.out = out
         self._wandb = wandb
-        storage.mend_lines(self._results)
+        storage.repair_lines(self._results)
         self.checkpoints = Checkpoints(out / "checkpoints", **checkpoints)
         self._local = JsonLines(out / "metrics.jsonl")
         self.writer: Writer = self._local if wandb is None else Writers((self._local, wandb))

@@ -67,7 +67,7 @@ def rank_ablation(runs: list[Run], out: Path) -> list[Path]:
 
 
 def training_curves(runs: list[Run], out: Path) -> list[Path]:
-    """Return while a skill or a policy from scratch is learnt, before any composition."""
+    """Return while a skill or a policy from scratch is learned, before any composition."""
     labels = {"policies": "Scratch", "full": "Dense skill", "low_rank": "Low-rank skill"}
     rows = [row for row in _pooled(runs) if row.metric == "learning_return"]
     if not rows:
@@ -86,7 +86,7 @@ def training_curves(runs: list[Run], out: Path) -> list[Path]:
 
 
 def dynamics_shift_table(runs: list[Run], out: Path) -> list[Path]:
-    """Normalised scores by robot, data and shift in the paper's layout, and their bars."""
+    """Normalized scores by robot, data and shift in the paper's layout, and their bars."""
     columns = _columns(runs, "score")
     found = {row.method for row in _pooled(runs)}
     rows = [(name, label) for name, (label, _) in dynamics_shift.METHODS.items() if name in found]
@@ -97,12 +97,12 @@ def dynamics_shift_table(runs: list[Run], out: Path) -> list[Path]:
     if reported := published_table(paper, published.DYNAMICS_SHIFT_ROWS, columns):
         text += "\nAs the paper reports, read off its bars, on D4RL's data:\n\n" + reported
     storage.write_text(table, text)
-    figures.bars(figure, summaries, rows, columns, paper, ylabel="normalised score")
+    figures.bars(figure, summaries, rows, columns, paper, ylabel="normalized score")
     return [table, figure]
 
 
 def target_data(runs: list[Run], out: Path) -> list[Path]:
-    """Normalised score against the share of the target's data."""
+    """Normalized score against the share of the target's data."""
     labels = {name: label for name, (label, _) in dynamics_shift.METHODS.items()}
     curves = _against(runs, lambda config: 100 * config["target"]["fraction"], labels, "score")
     return _curve_report(
@@ -111,13 +111,13 @@ def target_data(runs: list[Run], out: Path) -> list[Path]:
         curves,
         "% of the target's data",
         logarithmic=True,
-        ylabel="normalised score",
+        ylabel="normalized score",
         digits=1,
     )
 
 
 def multi_objective_table(runs: list[Run], out: Path) -> list[Path]:
-    """Normalised reward and cost of all tasks in the paper's layout, with the families' means, at
+    """Normalized reward and cost of all tasks in the paper's layout, with the families' means, at
     every cost limit of the runs."""
     rows, tasks = _pooled(runs), _columns(runs)
     found = {row.method for row in rows}

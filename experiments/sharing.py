@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments.config import ConfigError
-from psec_jax.training.processes import anywhere, leads, meet, of_the_first
+from psec_jax.training.processes import any_process, leads, meet, of_the_first
 
 # A figure, a lock or another process' W&B run decides nothing.
 _LEFT_OUT = shutil.ignore_patterns("checkpoints", "wandb", ".*", "*.png", "*.gif", "*.log")
@@ -31,7 +31,7 @@ def own_folder(out: Path) -> Iterator[Path]:
         return
     with tempfile.NamedTemporaryFile(prefix=".shared-", dir=out) as mark:
         there = Path(_path_of_the_first(mark.name))
-        if anywhere(not there.exists()):
+        if any_process(not there.exists()):
             raise ConfigError(
                 f"{there.parent}, where the first process works, is not to be seen from all of "
                 "them; start them with one hydra.run.dir=… that their hosts share"

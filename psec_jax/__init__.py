@@ -6,7 +6,7 @@ from psec_jax.composition import ComposedPolicy
 from psec_jax.data import TransitionDataset, concatenate, load_dataset
 from psec_jax.data.selection import safe_and_rewarding
 from psec_jax.evaluation import Evaluation, evaluate
-from psec_jax.learners import AdvantageWeights, Critics, Optimisation, Return
+from psec_jax.learners import AdvantageWeights, Critics, Optimizer, Return
 from psec_jax.policies import BestOf, Policy, Statistics, fingerprint
 from psec_jax.skills import Adapter, Bank, Skill
 from psec_jax.skills.library import SkillLibrary
@@ -24,7 +24,7 @@ __all__ = [
     "DiffusionBackbone",
     "Evaluation",
     "GaussianBackbone",
-    "Optimisation",
+    "Optimizer",
     "Policy",
     "Return",
     "Skill",

@@ -36,7 +36,7 @@ class Backbone(Protocol):
     network: nn.Module
 
     def example(self, observation_size: int) -> tuple[Array, ...]:
-        """Inputs of the network with a batch of one, to initialise or trace it."""
+        """Inputs of the network with a batch of one, to initialize or trace it."""
 
     def loss(
         self,
@@ -118,7 +118,7 @@ class DiffusionBackbone:
         return self.schedule, self.diffusion_steps
 
     def example(self, observation_size: int) -> tuple[Array, ...]:
-        """Inputs of the network with a batch of one, to initialise or trace it."""
+        """Inputs of the network with a batch of one, to initialize or trace it."""
         return jnp.zeros((1, self.action_size)), jnp.zeros(1), jnp.zeros((1, observation_size))
 
     def loss(
@@ -164,7 +164,7 @@ class GaussianBackbone:
             object.__setattr__(self, "network", GaussianActor(self.action_size))
 
     def example(self, observation_size: int) -> tuple[Array, ...]:
-        """Inputs of the network with a batch of one, to initialise or trace it."""
+        """Inputs of the network with a batch of one, to initialize or trace it."""
         return (jnp.zeros((1, observation_size)),)
 
     def loss(

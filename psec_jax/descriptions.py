@@ -110,7 +110,7 @@ class _Writer:
             try:
                 inner = self.node(part, f"{name}.{field.name}", f"{path}/{field.name}")
             except ValueError:
-                # An initialiser, say, that the class makes as its default, and will again.
+                # An initializer, say, that the class makes as its default, and will again.
                 if part is not field.default:
                     raise
                 continue

@@ -36,7 +36,7 @@ __all__ = [
 
 @struct.dataclass
 class Statistics:
-    """The observation statistics that a policy normalises with: mean and deviation, (obs,)."""
+    """The observation statistics that a policy normalizes with: mean and deviation, (obs,)."""
 
     mean: Float[Array, "observation"]
     std: Float[Array, "observation"]
@@ -53,7 +53,7 @@ class Statistics:
     def identity(cls, size: int) -> "Statistics":
         return cls(jnp.zeros(size, jnp.float32), jnp.ones(size, jnp.float32))
 
-    def normalise(self, observations: Array) -> Array:
+    def normalize(self, observations: Array) -> Array:
         return (observations - self.mean) / self.std
 
 
@@ -134,14 +134,14 @@ class Policy:
         dropout: jax.Array | None = None,
     ) -> Float[Array, "batch"]:
         """The backbone's imitation loss of each sample in ``batch``: observations, actions."""
-        observations = self.statistics.normalise(batch["observations"])
+        observations = self.statistics.normalize(batch["observations"])
         predict = self.predict(weights, dropout)
         return self.backbone.loss(predict, observations, batch["actions"], key)
 
     def sample(self, key: jax.Array, observations: Array, weights: Array | None = None) -> Array:
         """``act`` without the edge check and compilation, for use inside other functions."""
-        normalised = self.statistics.normalise(observations)
-        return self.backbone.sample(self.predict(weights), key, normalised)
+        normalized = self.statistics.normalize(observations)
+        return self.backbone.sample(self.predict(weights), key, normalized)
 
     def dense_layers(self) -> dict[str, tuple[int, int]]:
         """The path and kernel shape of every layer that a skill may adapt."""

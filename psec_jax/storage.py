@@ -53,7 +53,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises ``FileExistsError`` if ``target`` exists by then, also when another process was first.
     """
     _refuse_taken(target)
-    with writing_beside(target):
+    with writing_next_to(target):
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
     try:
         with saving(target):
@@ -85,7 +85,7 @@ def _refuse_taken(target: Path) -> None:
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
     """A temporary path beside ``target`` that replaces it when the block ends well."""
-    with writing_beside(target):
+    with writing_next_to(target):
         handle, name = tempfile.mkstemp(prefix=".new-", suffix=target.suffix, dir=target.parent)
         os.close(handle)
     temporary = Path(name)
@@ -113,7 +113,7 @@ def saving(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing_beside(target: Path) -> Iterator[None]:
+def writing_next_to(target: Path) -> Iterator[None]:
     """Raises an ``OSError`` that names the folder, or ``NotSaved`` where there is no room."""
     try:
         with saving(target):
@@ -165,7 +165,7 @@ def parse_json(text: bytes | str, source: Path) -> dict[str, Any]:
     return facts
 
 
-def mend_lines(path: Path) -> None:
+def repair_lines(path: Path) -> None:
     """Cut off a last line that was not written to its end, so that others can be appended."""
     if path.exists():
         content = path.read_bytes()

@@ -30,7 +30,7 @@ from psec_jax.learners import (
     Critics,
     Frozen,
     GuidedLearner,
-    Optimisation,
+    Optimizer,
     PolicyLearner,
     Return,
     SkillLearner,
@@ -55,13 +55,13 @@ def pretrain(
     key: jax.Array,
     backbone: Backbone | None = None,
     statistics: Statistics | None = None,
-    optimisation: Optimisation | None = None,
+    optimizer: Optimizer | None = None,
     batch_size: int = 256,
     **fit_options: Any,
 ) -> Policy:
     """Clone ``data`` into a new policy: π₀, or a policy from scratch.
 
-    ``statistics`` normalise its observations; those of ``data`` where None.
+    ``statistics`` normalize its observations; those of ``data`` where None.
     """
 
     def learner(key, data, statistics):
@@ -71,7 +71,7 @@ def pretrain(
         init_key, fit_key = jax.random.split(key)
         policy = Policy.create(own, statistics, init_key)
         _check_sizes(policy, data)
-        return PolicyLearner(policy, _for(steps, optimisation)), data, fit_key
+        return PolicyLearner(policy, _for(steps, optimizer)), data, fit_key
 
     parts = {"data": data, "statistics": statistics}
     return _trained(learner, key, parts, steps, batch_size, fit_options)
@@ -85,7 +85,7 @@ def learn_skill(
     key: jax.Array,
     adapter: Adapter | None = None,
     rank: int | None = None,
-    optimisation: Optimisation | None = None,
+    optimizer: Optimizer | None = None,
     batch_size: int = 256,
     **fit_options: Any,
 ) -> Skill:
@@ -98,7 +98,7 @@ def learn_skill(
 
     def learner(key, base, data):
         _check_sizes(base, data)
-        return SkillLearner(base, adapter, _for(steps, optimisation)), data, key
+        return SkillLearner(base, adapter, _for(steps, optimizer)), data, key
 
     facts = {"steps": steps, "batch_size": batch_size}
     parts = {"base": base, "data": data}
@@ -115,8 +115,8 @@ def learn_skills(
     objectives: Mapping[str, Objective] | None = None,
     loss: ActorLoss | None = None,
     adapter: Adapter | None = None,
-    optimisation: Optimisation | None = None,
-    critic_optimisation: Optimisation | None = None,
+    optimizer: Optimizer | None = None,
+    critic_optimizer: Optimizer | None = None,
     expectile: float | Mapping[str, float] = 0.7,
     value_network: Critic | None = None,
     batch_size: int = 256,
@@ -138,9 +138,9 @@ def learn_skills(
 
     def learner(key, base, data, objectives):
         _check_sizes(base, data)
-        critic_options = steps, critic_optimisation, expectile, value_network
+        critic_options = steps, critic_optimizer, expectile, value_network
         critics = _critics(base.statistics, data, objectives, critic_options)
-        actor = SkillLearner(base, adapter, _for(steps, optimisation), loss or imitation)
+        actor = SkillLearner(base, adapter, _for(steps, optimizer), loss or imitation)
         return GuidedLearner(critics, actor, tuple(skills.items())), data, key
 
     parts = {"base": base, "data": data, "objectives": objectives}
@@ -164,8 +164,8 @@ def improve(
     weigh: Weigh | None = None,
     objectives: Mapping[str, Objective] | None = None,
     loss: ActorLoss | None = None,
-    optimisation: Optimisation | None = None,
-    critic_optimisation: Optimisation | None = None,
+    optimizer: Optimizer | None = None,
+    critic_optimizer: Optimizer | None = None,
     expectile: float | Mapping[str, float] = 0.7,
     value_network: Critic | None = None,
     batch_size: int = 256,
@@ -180,9 +180,9 @@ def improve(
 
     def learner(key, policy, data, objectives):
         _check_sizes(policy, data)
-        critic_options = steps, critic_optimisation, expectile, value_network
+        critic_options = steps, critic_optimizer, expectile, value_network
         critics = _critics(policy.statistics, data, objectives, critic_options)
-        actor = PolicyLearner(policy, _for(steps, optimisation), loss or imitation)
+        actor = PolicyLearner(policy, _for(steps, optimizer), loss or imitation)
         return GuidedLearner(critics, actor, (("policy", weigh),)), data, key
 
     parts = {"policy": policy, "data": data, "objectives": objectives}
@@ -207,7 +207,7 @@ def compose(
     weigh: Weigh | None = None,
     anchor: Sequence[float] | None = None,
     anchor_strength: float = 1.0,
-    optimisation: Optimisation | None = None,
+    optimizer: Optimizer | None = None,
     batch_size: int = 256,
     **fit_options: Any,
 ) -> ComposedPolicy:
@@ -217,8 +217,8 @@ def compose(
     module from observations (batch, obs) to weights (batch, skill); with False, constant weights
     are tuned. ``base_enters`` says whether π₀ enters the mixture at the noise and action levels
     (``composition.levels``), ``through_sampler`` and ``anchor`` what the loss is
-    (``learners.ContextLearner``). ``weigh`` weighs the samples by ``critics`` that were learnt
-    before. Constant weights have an optimiser of their own where None is given, since they must
+    (``learners.ContextLearner``). ``weigh`` weighs the samples by ``critics`` that were learned
+    before. Constant weights have an optimizer of their own where None is given, since they must
     reach their values by themselves.
     """
     anchor = None if anchor is None else tuple(anchor)
@@ -228,7 +228,7 @@ def compose(
         policy = library.base.with_bank(library.bank(skills))
         network = _context(policy.bank.size, context)
         composed = ComposedPolicy.create(policy, network, level, init_key, base_enters)
-        how = _for_weights(network, steps, optimisation)
+        how = _for_weights(network, steps, optimizer)
         own = ContextLearner(composed, how, anchor, anchor_strength, through_sampler)
         _check_sizes(composed, data)
         return _weighed(own, critics, weigh), data, fit_key
@@ -250,7 +250,7 @@ def compose_policies(
     through_sampler: bool = False,
     critics: Mapping[str, Critics] | None = None,
     weigh: Weigh | None = None,
-    optimisation: Optimisation | None = None,
+    optimizer: Optimizer | None = None,
     batch_size: int = 256,
     **fit_options: Any,
 ) -> ComposedPolicy:
@@ -262,7 +262,7 @@ def compose_policies(
         composed = ComposedPolicy.of_policies(
             base, tuple(policies.values()), network, level, init_key, tuple(policies), base_enters
         )
-        how = _for_weights(network, steps, optimisation)
+        how = _for_weights(network, steps, optimizer)
         own = ContextLearner(composed, how, through_sampler=through_sampler)
         _check_sizes(composed, data)
         return _weighed(own, critics, weigh), data, fit_key
@@ -333,30 +333,28 @@ def _context(size: int, context: bool | nn.Module) -> nn.Module:
     return ContextNetwork(size) if context else ConstantWeights(size)
 
 
-def _for_weights(
-    network: nn.Module, steps: int, optimisation: Optimisation | None
-) -> Optimisation:
+def _for_weights(network: nn.Module, steps: int, optimizer: Optimizer | None) -> Optimizer:
     """Warns where constants could not get from 0 to 1, so that they would stay untrained."""
     if not isinstance(network, ConstantWeights):
-        return _for(steps, optimisation)
-    if optimisation is None:
-        optimisation = Optimisation(learning_rate=0.03, weight_decay=0.0, ema_rate=0.02)
-    optimisation = _for(steps, optimisation)
-    if optimisation.reach < 1:
+        return _for(steps, optimizer)
+    if optimizer is None:
+        optimizer = Optimizer(learning_rate=0.03, weight_decay=0.0, ema_rate=0.02)
+    optimizer = _for(steps, optimizer)
+    if optimizer.reach < 1:
         warnings.warn(
-            f"in {steps} updates at learning rate {optimisation.learning_rate:g} constant weights "
-            f"move by at most {optimisation.reach:.2g}, and so stay near where they start; raise "
+            f"in {steps} updates at learning rate {optimizer.learning_rate:g} constant weights "
+            f"move by at most {optimizer.reach:.2g}, and so stay near where they start; raise "
             "steps or the learning rate until their product is at least 2",
             stacklevel=5,
         )
-    return optimisation
+    return optimizer
 
 
 def _critics(statistics, data, objectives, options):
-    steps, optimisation, expectile, value_network = options
+    steps, optimizer, expectile, value_network = options
     objectives = {"return": Return.scaled_to(data)} if objectives is None else objectives
-    if optimisation is None:
-        optimisation = Optimisation(weight_decay=0.0, ema_rate=0.005)
+    if optimizer is None:
+        optimizer = Optimizer(weight_decay=0.0, ema_rate=0.005)
     if not isinstance(expectile, Mapping):
         expectile = dict.fromkeys(objectives, expectile)
     if set(expectile) != set(objectives):
@@ -368,7 +366,7 @@ def _critics(statistics, data, objectives, options):
         name: CriticLearner(
             statistics,
             objective,
-            _for(steps, optimisation),
+            _for(steps, optimizer),
             expectile[name],
             value_network=value_network,
         )
@@ -376,10 +374,10 @@ def _critics(statistics, data, objectives, options):
     }
 
 
-def _for(steps: int, optimisation: Optimisation | None) -> Optimisation:
-    if optimisation is None:
-        return Optimisation(steps=steps)
-    return dataclasses.replace(optimisation, steps=steps)
+def _for(steps: int, optimizer: Optimizer | None) -> Optimizer:
+    if optimizer is None:
+        return Optimizer(steps=steps)
+    return dataclasses.replace(optimizer, steps=steps)
 
 
 def _check_sizes(policy: Policy | ComposedPolicy, data: TransitionDataset) -> None:

@@ -6,9 +6,9 @@ Sections: learning, acting, composition, growth, milliseconds, memory, stepping,
 them where none is named. Each is a file in ``scripts/benchmarks``.
 
 Learning, acting and composition are those of the paper's denoiser. Every rate is the best of a few
-repeats. Beside each learner's arithmetic rate stands the rate at which this machine computes the
-very matrix products that the learner needs, with nothing between them: their ratio is the share of
-the time that is not overhead.
+repeats. Next to each learner's arithmetic rate stands the rate at which this machine computes the
+matrix products that the learner needs, with nothing between them: their ratio is the share of the
+time that is not overhead.
 """
 
 import argparse

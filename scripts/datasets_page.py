@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import psec_jax as psec
-from psec_jax.data.behaviour import BehaviourPolicy
+from psec_jax.data.behavior import BehaviorPolicy
 from psec_jax.data.recipes import Recipe
-from psec_jax.data.registry import local_datasets, shelf
+from psec_jax.data.registry import local_datasets, local_folder
 from psec_jax.report import figures
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -32,7 +32,7 @@ dozen cars is simulated in Python; the page's command prints the seconds of each
 
 `scripts/local_datasets.sh` trains and measures all policies but the walker's anew (hours
 on two cores), and `python scripts/datasets_page.py` writes this page. A new robot:
-`python -m experiments.collect name=mine environment=… behaviour=halfcheetah`, which needs the
+`python -m experiments.collect name=mine environment=… behavior=halfcheetah`, which needs the
 extra `collect` (`pip install -e '.[collect]'`, after a CPU build of torch where there is no GPU).
 """
 
@@ -71,7 +71,7 @@ def alone(recipe: Recipe, policy: str) -> str:
     """A policy's own return and cost and how it was trained, or a driver's settings."""
     if policy in recipe.drivers:
         return ", ".join(f"{name} {value}" for name, value in recipe.drivers[policy].items())
-    facts = BehaviourPolicy.load(recipe.folder, policy).facts
+    facts = BehaviorPolicy.load(recipe.folder, policy).facts
     words = f"return {facts['return_mean']:.1f} ± {facts['return_std']:.1f}"
     if facts.get("cost_mean") is not None:
         words += f", cost {facts['cost_mean']:.1f} ± {facts['cost_std']:.1f}"
@@ -90,7 +90,7 @@ def main() -> None:
     known = {
         name: recipe
         for name, recipe in local_datasets().items()
-        if recipe.folder != shelf() and name.startswith(starts)
+        if recipe.folder != local_folder() and name.startswith(starts)
     }
     entries = [entry(name, recipe) for name, recipe in known.items()]
     (DOCS / "datasets.md").write_text("\n".join([introduction(), *entries]))

@@ -12,7 +12,7 @@ continual policy shift experiment on demonstrations that come along. Prints the 
 where the figures and the skill library are.
 
 OVERRIDE is any Hydra override, for example
-  scripts/demo.sh scale=smoke               seconds: every part runs, nothing is learnt
+  scripts/demo.sh scale=smoke               seconds: every part runs, nothing is learned
   scripts/demo.sh seeds=[0,1,2]             three seeds
   scripts/demo.sh 'methods=[scratch,psec]'  fewer rows
   scripts/demo.sh --cfg job                 print the configuration, run nothing

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 
-# Most of the tests' time is compiling tiny programs, which is thrice as fast without optimising
+# Most of the tests' time is compiling tiny programs, which is thrice as fast without optimizing
 # them; JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the programs as users run them.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
     flags = os.environ.get("XLA_FLAGS", "")

@@ -473,7 +473,7 @@ def test_a_class_that_has_moved_is_handed_over(kinds, tmp_path, observations):
 
 
 def test_what_a_class_makes_by_itself_needs_no_import_path(statistics, tmp_path):
-    """Such as an initialiser among its defaults."""
+    """Such as an initializer among its defaults."""
     policy = Policy.create(flows.FlowMatching(2), statistics, KEY)
     policy.save(tmp_path / "agent")
     text = (tmp_path / "agent" / "agent.json").read_text()

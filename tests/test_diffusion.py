@@ -188,7 +188,7 @@ def test_ddim_walks_through_as_many_times_as_asked_from_the_noisiest_down(monkey
 
 
 def test_clipped_ddim_moves_between_a_clean_action_in_bounds_and_the_noise_left(monkeypatch):
-    """Two neighbours of the chain, a_t = √ᾱ_t a + √(1 − ᾱ_t) ε with the same a and ε, give a."""
+    """Two neighbors of the chain, a_t = √ᾱ_t a + √(1 − ᾱ_t) ε with the same a and ε, give a."""
     monkeypatch.setattr(diffusion.jax.lax, "scan", scan_in_python)
     chain = []
 

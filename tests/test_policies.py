@@ -34,11 +34,11 @@ KEY = jax.random.key(7)
 
 
 @given(arrays.arrays(np.float32, (30, 3), elements=st.floats(-100, 100, width=32), unique=True))
-def test_normalised_data_have_mean_zero_and_deviation_one(observations):
-    normalised = Statistics.of(observations, floor=1e-6).normalise(observations)
-    np.testing.assert_allclose(normalised.mean(axis=0), 0, atol=2e-2)
+def test_normalized_data_have_mean_zero_and_deviation_one(observations):
+    normalized = Statistics.of(observations, floor=1e-6).normalize(observations)
+    np.testing.assert_allclose(normalized.mean(axis=0), 0, atol=2e-2)
     varied = observations.std(axis=0) > 1e-3
-    np.testing.assert_allclose(normalised.std(axis=0)[varied], 1, rtol=1e-2)
+    np.testing.assert_allclose(normalized.std(axis=0)[varied], 1, rtol=1e-2)
 
 
 def test_a_coordinate_that_hardly_varies_is_not_blown_up():
@@ -49,7 +49,7 @@ def test_a_coordinate_that_hardly_varies_is_not_blown_up():
     assert statistics.std[1] == pytest.approx(np.arange(10).std())
 
 
-def test_a_policy_sees_normalised_observations(policy, observations):
+def test_a_policy_sees_normalized_observations(policy, observations):
     raw = policy.act(KEY, observations)
     plain = policy.replace(statistics=Statistics.identity(observations.shape[1]))
     shifted = (observations - policy.statistics.mean) / policy.statistics.std
@@ -57,7 +57,7 @@ def test_a_policy_sees_normalised_observations(policy, observations):
     assert not np.allclose(raw, plain.act(KEY, observations), atol=1e-3)
 
 
-def test_the_loss_sees_normalised_observations(policy, observations):
+def test_the_loss_sees_normalized_observations(policy, observations):
     plain = policy.replace(statistics=Statistics.identity(observations.shape[1]))
     shifted = (observations - policy.statistics.mean) / policy.statistics.std
     actions = np.tanh(observations[:, :2])

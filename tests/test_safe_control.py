@@ -15,7 +15,7 @@ from psec_jax.networks import Denoiser
 
 KEY = jax.random.key(0)
 LENGTH = 10
-FAST = psec.Optimisation(learning_rate=5e-3, ema_rate=0.05)
+FAST = psec.Optimizer(learning_rate=5e-3, ema_rate=0.05)
 
 
 def limit(states: np.ndarray) -> np.ndarray:
@@ -51,14 +51,14 @@ def found(data, tmp_path_factory) -> dict[str, tuple[float, float]]:
     """(speed, share of violations) of each policy."""
     network = Denoiser(features=32, blocks=1, time_features=8, time_hidden=16, dropout=0.0)
     backbone = psec.DiffusionBackbone(1, network)
-    options = {"key": KEY, "optimisation": FAST, "batch_size": 256}
+    options = {"key": KEY, "optimizer": FAST, "batch_size": 256}
     base = psec.pretrain(data, backbone=backbone, steps=800, **options)
     skills, critics = psec.learn_skills(
         base,
         data,
         skills={"reward": AdvantageWeights("return"), "safety": FeasibleWeights("feasibility")},
         objectives={"return": psec.Return(0.9, scale=3.0), "feasibility": Feasibility(0.9)},
-        critic_optimisation=psec.Optimisation(learning_rate=5e-3, ema_rate=0.05, weight_decay=0.0),
+        critic_optimizer=psec.Optimizer(learning_rate=5e-3, ema_rate=0.05, weight_decay=0.0),
         expectile=0.9,
         adapter=psec.Adapter(rank=4, scale=4.0),
         steps=1_000,

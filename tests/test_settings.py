@@ -17,7 +17,7 @@ from psec_jax import (
     Adapter,
     DiffusionBackbone,
     GaussianBackbone,
-    Optimisation,
+    Optimizer,
     Policy,
     SkillLibrary,
     Statistics,
@@ -228,8 +228,8 @@ def test_other_adapters_are_refused(setting, message):
 
 def test_numbers_of_steps_may_be_numpys(gaussian, dataset, same):
     def learn(steps, batch_size, rate):
-        optimisation = Optimisation(rate)
-        options = {"steps": steps, "batch_size": batch_size, "optimisation": optimisation}
+        optimizer = Optimizer(rate)
+        options = {"steps": steps, "batch_size": batch_size, "optimizer": optimizer}
         return learn_skill(gaussian, dataset, rank=2, key=KEY, **options)
 
     plain = learn(3, 5, 0.125)

@@ -10,7 +10,7 @@ from psec_jax import (
     Adapter,
     AdvantageWeights,
     GaussianBackbone,
-    Optimisation,
+    Optimizer,
     Return,
     SkillLibrary,
     Statistics,
@@ -28,8 +28,8 @@ from psec_jax.networks import ContextNetwork, Critic, GaussianActor
 
 KEY = jax.random.key(9)
 BACKBONE = GaussianBackbone(2, GaussianActor(2, hidden=(8, 8)))
-FAST = Optimisation(learning_rate=0.03, ema_rate=0.5)
-SHORT = {"steps": 4, "key": KEY, "batch_size": 16, "optimisation": FAST}
+FAST = Optimizer(learning_rate=0.03, ema_rate=0.5)
+SHORT = {"steps": 4, "key": KEY, "batch_size": 16, "optimizer": FAST}
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +110,14 @@ def test_learning_lowers_the_loss(base, dataset):
         def write(self, label, step, metrics):
             losses.append((label, step, metrics["loss"]))
 
-    optimisation = Optimisation(learning_rate=0.01)
+    optimizer = Optimizer(learning_rate=0.01)
     learn_skill(
         base,
         dataset,
         rank=2,
         steps=200,
         key=KEY,
-        optimisation=optimisation,
+        optimizer=optimizer,
         chunk=50,
         label="walk",
         writer=Losses(),
@@ -128,10 +128,10 @@ def test_learning_lowers_the_loss(base, dataset):
     assert losses[-1][2] < losses[0][2] - 0.2
 
 
-def test_a_new_policy_normalises_by_its_data_unless_told_otherwise(base, dataset, same):
-    normalised = base.statistics.normalise(dataset.observations)
-    np.testing.assert_allclose(normalised.mean(axis=0), 0, atol=1e-5)
-    np.testing.assert_allclose(normalised.std(axis=0), 1, rtol=1e-4)
+def test_a_new_policy_normalizes_by_its_data_unless_told_otherwise(base, dataset, same):
+    normalized = base.statistics.normalize(dataset.observations)
+    np.testing.assert_allclose(normalized.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(normalized.std(axis=0), 1, rtol=1e-4)
     given = Statistics.identity(5)
     policy = pretrain(dataset, backbone=BACKBONE, statistics=given, **SHORT)
     assert same(policy.statistics, given)
@@ -151,7 +151,7 @@ def test_rank_is_a_short_cut_for_an_adapter(base, skills, dataset, same):
 
 def test_the_learning_rate_falls_over_the_steps_of_the_verb(base, skills, dataset, same):
     longer = dataclasses.replace(FAST, steps=1000)
-    options = {**SHORT, "key": jax.random.key(2), "optimisation": longer}
+    options = {**SHORT, "key": jax.random.key(2), "optimizer": longer}
     assert same(
         dict(learn_skill(base, dataset, rank=2, **options).deltas), dict(skills["walk"].deltas)
     )
@@ -186,7 +186,7 @@ def test_weights_depend_on_the_state_with_context_only(shelf, dataset, level):
 
 
 def test_constants_that_could_not_be_trained_are_said(shelf, dataset):
-    slow = {**SHORT, "optimisation": Optimisation(1e-3), "steps": 300}
+    slow = {**SHORT, "optimizer": Optimizer(1e-3), "steps": 300}
     with pytest.warns(UserWarning, match=r"in 300 updates at learning rate 0.001 .* at most 0.15"):
         compose(shelf, dataset, level="action", context=False, **slow)
 
@@ -201,7 +201,7 @@ def test_the_module_that_gives_the_weights_may_be_the_users_own(shelf, dataset):
 
     agent = compose(shelf, dataset, context=Halves(), **SHORT)
     weights = np.asarray(agent.weights(dataset.observations))
-    positive = np.asarray(agent.base.statistics.normalise(dataset.observations))[:, 0] > 0
+    positive = np.asarray(agent.base.statistics.normalize(dataset.observations))[:, 0] > 0
     assert (weights[~positive] == 0).all() and (weights[positive] != 0).all()
 
 
@@ -264,7 +264,7 @@ def test_by_default_one_skill_is_weighed_by_its_advantage_in_the_return(base, da
         skills={"skill": AdvantageWeights("return", 3.0, 100.0)},
         objectives={"return": Return.scaled_to(dataset, 0.25, 0.99)},
         adapter=Adapter(),
-        critic_optimisation=Optimisation(3e-4, weight_decay=0.0, ema_rate=0.005),
+        critic_optimizer=Optimizer(3e-4, weight_decay=0.0, ema_rate=0.005),
         expectile=0.7,
         **SHORT,
     )

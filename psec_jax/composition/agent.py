@@ -78,8 +78,8 @@ class ComposedPolicy:
     ) -> "ComposedPolicy":
         """Policies that share no parameters, mixed at the noise or action level.
 
-        Each normalises observations by its own statistics; weights follow from observations
-        normalised by those of ``base``.
+        Each normalizes observations by its own statistics; weights follow from observations
+        normalized by those of ``base``.
         """
         if level == "parameter":
             raise ValueError("separate policies share no kernels; use level 'noise' or 'action'")
@@ -120,8 +120,8 @@ class ComposedPolicy:
         self, observations: Float[Array, "batch observation"]
     ) -> Float[Array, "batch skill"]:
         """α(s) for raw observations."""
-        normalised = self.base.statistics.normalise(observations)
-        return self.context.apply({"params": self.context_params}, normalised)
+        normalized = self.base.statistics.normalize(observations)
+        return self.context.apply({"params": self.context_params}, normalized)
 
     def act(
         self, key: jax.Array, observations: Array, weights: Array | None = None

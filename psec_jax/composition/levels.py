@@ -8,7 +8,7 @@ actions is
 
 the paper's Σ w_i x_i with π₀ among the policies and the weights summing to one. (How π₀ enters is
 left open there.) So weights mean the same at every level: zero weights are π₀, a one-hot vector is
-that skill as it was learnt, and one context network fits all three. Where ``base_enters`` is False
+that skill as learned, and one context network fits all three. Where ``base_enters`` is False
 they are the published code's x = Σ_i w_i x_i, free and without π₀.
 """
 
@@ -72,7 +72,7 @@ def _parameter_sample(mixture, key, observations, weights):
 
 def _blended_noise(mixture, raw_observations, weights):
     def denoise(policy: Policy, noisy: tuple[Array, ...]) -> Array:
-        return policy.predict()(*noisy, policy.statistics.normalise(raw_observations))
+        return policy.predict()(*noisy, policy.statistics.normalize(raw_observations))
 
     def predict(*inputs: Array) -> Array:
         return _mixed(mixture, lambda _, policy: denoise(policy, inputs[:-1]), weights)

@@ -1,4 +1,4 @@
-"""Rolling behaviour policies out into datasets."""
+"""Rolling behavior policies out into datasets."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from psec_jax import envs
-from psec_jax.data.behaviour import BehaviourPolicy
+from psec_jax.data.behavior import BehaviorPolicy
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.data.recipes import Part, Recipe
 from psec_jax.evaluation.rollout import Step, rollout
@@ -66,7 +66,7 @@ def _acting(
     """What acts in the episodes with these seeds, and the options of their reset."""
     if part.policy in recipe.drivers:
         return _idle, {"driver": recipe.drivers[part.policy], "noise": part.noise}
-    policy = BehaviourPolicy.load(recipe.folder, part.policy)
+    policy = BehaviorPolicy.load(recipe.folder, part.policy)
     return _noisy(policy, part.noise, seeds), None
 
 
@@ -75,7 +75,7 @@ def _idle(observations: np.ndarray) -> np.ndarray:
     return np.zeros((len(observations), 2), np.float32)
 
 
-def _noisy(policy: BehaviourPolicy, noise: float, seeds: Sequence[int]) -> Callable:
+def _noisy(policy: BehaviorPolicy, noise: float, seeds: Sequence[int]) -> Callable:
     """The policy with noise on its actions, drawn for each episode by its own seed."""
     generators = [np.random.default_rng(int(seed)) for seed in seeds]
 

@@ -87,7 +87,7 @@ def _alone(target: Path):
     """Only one process fetches a file at a time; others wait and then find it."""
     import fcntl
 
-    with storage.writing_beside(target):
+    with storage.writing_next_to(target):
         lock = target.with_name(f".{target.name}.lock").open("w")
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Datasets that are made here: which behaviour policies are rolled out, where and how often."""
+"""Datasets that are made here: which behavior policies are rolled out, where and how often."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ from psec_jax.errors import BrokenFile
 class Part:
     """``trajectories`` episodes of one policy, with normal ``noise`` added to its actions.
 
-    ``policy`` is the name of one on the shelf, or of a driver in the recipe.
+    ``policy`` is the name of one in the folder, or of a driver in the recipe.
     """
 
     policy: str

@@ -15,7 +15,7 @@ from pathlib import Path
 class Reference:
     """A public dataset: its file's address, and what scores on its task are measured by.
 
-    ``low_return`` and ``high_return`` are normalised to 0 and 1: for D4RL those of a random and
+    ``low_return`` and ``high_return`` are normalized to 0 and 1: for D4RL those of a random and
     an expert policy, for DSRL the least and greatest in the data. ``environment`` is the id of
     the matching environment, where there is one here.
     """

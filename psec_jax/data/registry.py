@@ -48,14 +48,14 @@ def load_dataset(
 def local_datasets() -> dict[str, Recipe]:
     """The datasets that are made here, by name: those that come along, and the user's own."""
     found = {}
-    for folder in (Path(str(resources.files("psec_jax") / "assets" / "behaviour")), shelf()):
+    for folder in (Path(str(resources.files("psec_jax") / "assets" / "behavior")), local_folder()):
         found |= {f"local/{name}": recipe for name, recipe in read_recipes(folder)}
     return found
 
 
-def shelf() -> Path:
-    """Where the user's own behaviour policies and recipes lie: ``behaviour/`` under ``home()``."""
-    return home() / "behaviour"
+def local_folder() -> Path:
+    """Where the user's own behavior policies and recipes lie: ``behavior/`` under ``home()``."""
+    return home() / "behavior"
 
 
 def names() -> tuple[str, ...]:

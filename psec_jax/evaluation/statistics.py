@@ -18,8 +18,8 @@ class Summary:
     seeds: int
 
 
-def summarise(returns: Sequence[np.ndarray], resamples: int = 2000) -> Summary:
-    """Summarise the returns of each seed, (episodes,) apiece.
+def summarize(returns: Sequence[np.ndarray], resamples: int = 2000) -> Summary:
+    """Summarize the returns of each seed, (episodes,) apiece.
 
     The interval is a percentile bootstrap that resamples seeds (where there are several) and
     then episodes within each, so it covers both kinds of chance. Returns here are often bimodal,

@@ -1,4 +1,4 @@
-"""Learners: pure functions from data to parameters, one optimisation step at a time."""
+"""Learners: pure functions from data to parameters, one optimizer step at a time."""
 
 from psec_jax.learners.actors import (
     ActorLoss,
@@ -19,7 +19,7 @@ from psec_jax.learners.guided import (
     GuidedLearner,
 )
 from psec_jax.learners.objectives import DiscountedCost, Feasibility, Return
-from psec_jax.learners.optimisation import Optimisation, TrainState
+from psec_jax.learners.optimizer import Optimizer, TrainState
 from psec_jax.learners.policy import PolicyLearner
 from psec_jax.learners.rebrac import ReBRAC
 from psec_jax.learners.skill import SkillLearner
@@ -43,7 +43,7 @@ __all__ = [
     "FisorWeights",
     "Frozen",
     "GuidedLearner",
-    "Optimisation",
+    "Optimizer",
     "PolicyLearner",
     "ReBRAC",
     "Return",

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from psec_jax.composition import ComposedPolicy
 from psec_jax.composition.levels import squared_error
 from psec_jax.learners.critics import Critics
-from psec_jax.learners.optimisation import Optimisation, TrainState, descend, mean_loss
+from psec_jax.learners.optimizer import Optimizer, TrainState, descend, mean_loss
 
 
 @struct.dataclass
@@ -25,7 +25,7 @@ class ContextLearner:
     """
 
     composed: ComposedPolicy
-    optimisation: Optimisation = struct.field(pytree_node=False)
+    optimizer: Optimizer = struct.field(pytree_node=False)
     anchor: tuple[float, ...] | None = struct.field(pytree_node=False, default=None)
     anchor_strength: float = struct.field(pytree_node=False, default=1.0)
     through_sampler: bool = struct.field(pytree_node=False, default=False)
@@ -45,7 +45,7 @@ class ContextLearner:
     def init(self, key: jax.Array, example: dict[str, Array]) -> TrainState:
         """Starts from the composed policy's own context parameters."""
         del key, example
-        return TrainState.start(self.composed.context_params, self.optimisation)
+        return TrainState.start(self.composed.context_params, self.optimizer)
 
     def update(
         self,
@@ -62,7 +62,7 @@ class ContextLearner:
                 composed, batch
             )
 
-        return descend(loss, state, self.optimisation)
+        return descend(loss, state, self.optimizer)
 
     def _losses(
         self, composed: ComposedPolicy, batch: dict[str, Array], key: jax.Array

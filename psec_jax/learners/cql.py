@@ -14,13 +14,13 @@ from psec_jax.backbones import GaussianBackbone
 from psec_jax.learners.actors import Batch, Trained
 from psec_jax.learners.critics import Critics, q_ensemble
 from psec_jax.learners.objectives import Objective, Return, static
-from psec_jax.learners.optimisation import Optimisation, TrainState, descend
+from psec_jax.learners.optimizer import Optimizer, TrainState, descend
 from psec_jax.networks import Critic
 from psec_jax.policies import Policy
 from psec_jax.settings import integer_of, python_number
 
-ACTOR_ADAM = Optimisation(1e-4, weight_decay=0.0, ema_rate=0.005, schedule="constant")
-CRITIC_ADAM = Optimisation(3e-4, weight_decay=0.0, ema_rate=0.005, schedule="constant")
+ACTOR_ADAM = Optimizer(1e-4, weight_decay=0.0, ema_rate=0.005, schedule="constant")
+CRITIC_ADAM = Optimizer(3e-4, weight_decay=0.0, ema_rate=0.005, schedule="constant")
 
 
 @struct.dataclass
@@ -49,8 +49,8 @@ class CQL:
     samples: int = static(10)
     entropy_backup: bool = static(False)
     target_entropy: float | None = static(None)
-    actor_optimisation: Optimisation = static(ACTOR_ADAM)
-    critic_optimisation: Optimisation = static(CRITIC_ADAM)
+    actor_optimizer: Optimizer = static(ACTOR_ADAM)
+    critic_optimizer: Optimizer = static(CRITIC_ADAM)
     network: Critic = static(Critic((256, 256, 256)))
     ensemble: int = static(2)
 
@@ -79,9 +79,9 @@ class CQL:
             )
         q = q_ensemble(self.network, q_key, example, self.ensemble)
         return CQLState(
-            TrainState.start(params, self.actor_optimisation),
-            TrainState.start(q, self.critic_optimisation),
-            TrainState.start(jnp.zeros(()), self.actor_optimisation),
+            TrainState.start(params, self.actor_optimizer),
+            TrainState.start(q, self.critic_optimizer),
+            TrainState.start(jnp.zeros(()), self.actor_optimizer),
         )
 
     def update(
@@ -100,8 +100,8 @@ class CQL:
         def temperature_loss(params):
             return self.temperature_loss(params, state, batch, actor_key)
 
-        plan = self.actor_optimisation
-        q, critic_metrics = descend(critic_loss, state.q, self.critic_optimisation)
+        plan = self.actor_optimizer
+        q, critic_metrics = descend(critic_loss, state.q, self.critic_optimizer)
         actor, actor_metrics = descend(actor_loss, state.actor, plan)
         log_temperature, _ = descend(temperature_loss, state.log_temperature, plan)
         metrics = {"critic_loss": critic_metrics["loss"], "actor_loss": actor_metrics["loss"]}
@@ -191,7 +191,7 @@ def sampled(
     policy: Policy, key: jax.Array, observations: Float[Array, "batch observation"]
 ) -> tuple[Float[Array, "batch action"], Float[Array, "batch"]]:
     """Actions of a tanh-Gaussian policy, deterministic or not, and their log-densities."""
-    mean, log_std = policy.predict()(policy.statistics.normalise(observations))
+    mean, log_std = policy.predict()(policy.statistics.normalize(observations))
     noise = jax.random.normal(key, mean.shape)
     before = mean + jnp.exp(log_std) * noise
     # log(1 − tanh²(x)) without cancellation where |x| is large.

@@ -1,4 +1,4 @@
-"""Critics learnt within the data: implicit Q-learning (IQL) and its mirror image for costs."""
+"""Critics learned within the data: implicit Q-learning (IQL) and its mirror image for costs."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from psec_jax import agents
 from psec_jax.learners.objectives import Objective
-from psec_jax.learners.optimisation import Optimisation, TrainState, descend
+from psec_jax.learners.optimizer import Optimizer, TrainState, descend
 from psec_jax.networks import Critic
 from psec_jax.policies import Statistics
 from psec_jax.settings import python_number
@@ -55,8 +55,8 @@ class Critics:
                 "such as TD3+BC's; train IQL's with improve, learn_skills or CriticLearner"
             )
         network = self.network if self.value_network is None else self.value_network
-        normalised = self.statistics.normalise(observations)
-        return network.apply({"params": self.value_params}, normalised)
+        normalized = self.statistics.normalize(observations)
+        return network.apply({"params": self.value_params}, normalized)
 
     def qs(
         self,
@@ -64,8 +64,8 @@ class Critics:
         actions: Actions,
     ) -> Float[Array, "ensemble batch"]:
         """Q(s, a) by each of the ensemble."""
-        normalised = self.statistics.normalise(observations)
-        return jax.vmap(lambda p: self.network.apply({"params": p}, normalised, actions))(
+        normalized = self.statistics.normalize(observations)
+        return jax.vmap(lambda p: self.network.apply({"params": p}, normalized, actions))(
             self.q_params
         )
 
@@ -120,9 +120,9 @@ class CriticLearner:
     """Double Q with target networks, and V by expectile regression (IQL; Kostrikov et al., 2022).
 
     V(s) goes to the ``expectile`` of the pessimistic target Q over the actions in the data, on
-    the side that the objective calls better: 0.5 is the behaviour's own value, towards 1 that of
+    the side that the objective calls better: 0.5 is the behavior's own value, towards 1 that of
     the best action seen. Q(s, a) goes to the objective's target with V(s'). ``ema_rate`` of the
-    optimisation is the target networks' rate. V has Q's ``network`` unless it is given its own:
+    optimizer is the target networks' rate. V has Q's ``network`` unless it is given its own:
     PSEC's published code has ``value_network=Critic(input_norm=True)``.
 
     How far critics look ahead is bounded by the target networks: where every step rewards alike,
@@ -132,7 +132,7 @@ class CriticLearner:
 
     statistics: Statistics
     objective: Objective
-    optimisation: Optimisation = struct.field(pytree_node=False)
+    optimizer: Optimizer = struct.field(pytree_node=False)
     expectile: float = struct.field(pytree_node=False, default=0.7)
     network: Critic = struct.field(pytree_node=False, default=Critic())
     ensemble: int = struct.field(pytree_node=False, default=2)
@@ -155,7 +155,7 @@ class CriticLearner:
         value = value_network.init(value_key, example["observations"])["params"]
         q = q_ensemble(self.network, q_key, example, self.ensemble)
         return CriticState(
-            TrainState.start(value, self.optimisation), TrainState.start(q, self.optimisation)
+            TrainState.start(value, self.optimizer), TrainState.start(q, self.optimizer)
         )
 
     def update(
@@ -170,7 +170,7 @@ class CriticLearner:
             value = critics.replace(value_params=params).value(observations)
             return expectile_loss(reached - critics.sign * value, self.expectile).mean()
 
-        value, value_metrics = descend(value_loss, state.value, self.optimisation)
+        value, value_metrics = descend(value_loss, state.value, self.optimizer)
         following = critics.replace(value_params=value.params).value(batch["next_observations"])
         target = self.objective.target(batch, following)
 
@@ -178,7 +178,7 @@ class CriticLearner:
             qs = critics.replace(q_params=params).qs(observations, actions)
             return jnp.square(qs - target).mean()
 
-        q, q_metrics = descend(q_loss, state.q, self.optimisation)
+        q, q_metrics = descend(q_loss, state.q, self.optimizer)
         metrics = {"value_loss": value_metrics["loss"], "q_loss": q_metrics["loss"]}
         metrics |= {"loss": sum(metrics.values()), "value": following.mean()}
         return CriticState(value, q), metrics
@@ -202,5 +202,5 @@ def q_ensemble(network: Critic, key: jax.Array, example: dict[str, Array], size:
 
 
 def expectile_loss(difference: Float[Array, "batch"], expectile: float) -> Float[Array, "batch"]:
-    """|τ − 1[u < 0]| u²: the minimiser over m of E L(x − m) is the τ-expectile of x."""
+    """|τ − 1[u < 0]| u²: the minimizer over m of E L(x − m) is the τ-expectile of x."""
     return jnp.where(difference < 0, 1 - expectile, expectile) * jnp.square(difference)

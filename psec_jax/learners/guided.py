@@ -95,9 +95,9 @@ def exponential(advantage: Array, temperature: float, clip: float) -> Array:
 
 @struct.dataclass
 class Frozen:
-    """Something learnt before, in a learner's place: no update changes it."""
+    """Something learned before, in a learner's place: no update changes it."""
 
-    learnt: Any
+    learned: Any
 
     name = "frozen"
     columns = ()
@@ -109,7 +109,7 @@ class Frozen:
         return state, {}
 
     def result(self, state: tuple[()]) -> Any:
-        return self.learnt
+        return self.learned
 
 
 @struct.dataclass
@@ -118,7 +118,7 @@ class GuidedLearner:
 
     Each update first moves the critics, by name, then one copy of ``learner`` for each of
     ``weighs``: pairs of a name and what the copy's samples are weighed by, where None leaves them
-    as they are. The copies are one vectorised program.
+    as they are. The copies are one vectorized program.
 
     The learner's ``update(state, batch, key, critics)`` finds the weights in the batch, and is
     given the critics themselves, for losses that they enter (``learners.actors``).
@@ -169,12 +169,12 @@ class GuidedLearner:
         return {"critics": critic_states, "copies": copies}, metrics
 
     def result(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What each copy of the learner has learnt, and each critic, by name."""
-        learnt = {
+        """What each copy of the learner has learned, and each critic, by name."""
+        learned = {
             name: self.learner.result(jax.tree.map(operator.itemgetter(index), state["copies"]))
             for index, (name, _) in enumerate(self.weighs)
         }
-        return learnt, {n: c.result(state["critics"][n]) for n, c in self.critics.items()}
+        return learned, {n: c.result(state["critics"][n]) for n, c in self.critics.items()}
 
     def _keys(self, key: jax.Array) -> jax.Array:
         return jnp.stack([named_key(key, name) for name, _ in self.weighs])

@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from psec_jax.learners.actors import ActorLoss, AllParameters, imitation
 from psec_jax.learners.critics import Critics
-from psec_jax.learners.optimisation import Optimisation, TrainState, descend, mean_loss
+from psec_jax.learners.optimizer import Optimizer, TrainState, descend, mean_loss
 from psec_jax.policies import Policy
 
 
@@ -18,7 +18,7 @@ class PolicyLearner:
     critics enter (``learners.actors``)."""
 
     policy: Policy
-    optimisation: Optimisation = struct.field(pytree_node=False)
+    optimizer: Optimizer = struct.field(pytree_node=False)
     loss: ActorLoss = struct.field(pytree_node=False, default=imitation)
 
     name = "policy"
@@ -27,7 +27,7 @@ class PolicyLearner:
     def init(self, key: jax.Array, example: dict[str, Array]) -> TrainState:
         """Starts from the policy's own parameters."""
         del example
-        return TrainState.start(AllParameters(self.policy).init(key), self.optimisation)
+        return TrainState.start(AllParameters(self.policy).init(key), self.optimizer)
 
     def update(
         self,
@@ -41,7 +41,7 @@ class PolicyLearner:
         def loss(params):
             return mean_loss(self.loss(trained.at(params), batch, critics or {}, key), batch)
 
-        return descend(loss, state, self.optimisation)
+        return descend(loss, state, self.optimizer)
 
     def result(self, state: TrainState) -> Policy:
         """The policy with the averaged parameters."""

@@ -13,11 +13,11 @@ from jaxtyping import Array, Float, Int
 from psec_jax.learners.actors import Batch, Trained
 from psec_jax.learners.critics import Critics, q_ensemble
 from psec_jax.learners.objectives import Objective, Return, static
-from psec_jax.learners.optimisation import Optimisation, TrainState, descend
+from psec_jax.learners.optimizer import Optimizer, TrainState, descend
 from psec_jax.networks import Critic
 from psec_jax.settings import integer_of, python_number
 
-ADAM = Optimisation(1e-3, weight_decay=0.0, ema_rate=0.005, schedule="constant")
+ADAM = Optimizer(1e-3, weight_decay=0.0, ema_rate=0.005, schedule="constant")
 
 
 @struct.dataclass
@@ -47,8 +47,8 @@ class ReBRAC:
     policy_noise: float = static(0.2)
     noise_clip: float = static(0.5)
     policy_every: int = static(2)
-    actor_optimisation: Optimisation = static(ADAM)
-    critic_optimisation: Optimisation = static(ADAM)
+    actor_optimizer: Optimizer = static(ADAM)
+    critic_optimizer: Optimizer = static(ADAM)
     network: Critic = static(Critic((256, 256, 256), layer_norm=True))
     ensemble: int = static(2)
 
@@ -71,8 +71,8 @@ class ReBRAC:
         actor_key, q_key = jax.random.split(key)
         q = q_ensemble(self.network, q_key, example, self.ensemble)
         return ReBRACState(
-            TrainState.start(self.trained.init(actor_key), self.actor_optimisation),
-            TrainState.start(q, self.critic_optimisation),
+            TrainState.start(self.trained.init(actor_key), self.actor_optimizer),
+            TrainState.start(q, self.critic_optimizer),
             jnp.zeros((), jnp.int32),
         )
 
@@ -84,7 +84,7 @@ class ReBRAC:
         q, critic_metrics = descend(
             lambda params: self.critic_loss(self.critics(params), batch, target),
             state.q,
-            self.critic_optimisation,
+            self.critic_optimizer,
         )
 
         def actor_loss(params):
@@ -93,7 +93,7 @@ class ReBRAC:
             )
 
         def move():
-            actor, metrics = descend(actor_loss, state.actor, self.actor_optimisation)
+            actor, metrics = descend(actor_loss, state.actor, self.actor_optimizer)
             return actor, q.average, metrics["loss"]
 
         def wait():

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from psec_jax.learners.actors import ActorLoss, Deltas, imitation
 from psec_jax.learners.critics import Critics
-from psec_jax.learners.optimisation import Optimisation, TrainState, descend, mean_loss
+from psec_jax.learners.optimizer import Optimizer, TrainState, descend, mean_loss
 from psec_jax.policies import Policy
 from psec_jax.skills.bank import Adapter, Skill
 
@@ -20,7 +20,7 @@ class SkillLearner:
 
     policy: Policy
     adapter: Adapter = struct.field(pytree_node=False)
-    optimisation: Optimisation = struct.field(pytree_node=False)
+    optimizer: Optimizer = struct.field(pytree_node=False)
     loss: ActorLoss = struct.field(pytree_node=False, default=imitation)
 
     name = "skill"
@@ -29,7 +29,7 @@ class SkillLearner:
     def init(self, key: jax.Array, example: dict[str, Array]) -> TrainState:
         """Starts from deltas that add exactly zero, so the fresh skill is π₀."""
         del example
-        return TrainState.start(Deltas(self.policy, self.adapter).init(key), self.optimisation)
+        return TrainState.start(Deltas(self.policy, self.adapter).init(key), self.optimizer)
 
     def update(
         self,
@@ -43,7 +43,7 @@ class SkillLearner:
         def loss(deltas):
             return mean_loss(self.loss(trained.at(deltas), batch, critics or {}, key), batch)
 
-        return descend(loss, state, self.optimisation)
+        return descend(loss, state, self.optimizer)
 
     def result(self, state: TrainState, **provenance: Any) -> Skill:
         """The averaged deltas as a skill of this base policy."""

@@ -21,7 +21,7 @@ class FourierFeatures(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Fourier features followed by two dense layers; stays frozen while skills are learnt."""
+    """Fourier features followed by two dense layers; stays frozen while skills are learned."""
 
     features: int = 64
     hidden: int = 128

@@ -17,7 +17,7 @@ except ImportError as error:
         f"figures need the extra: pip install 'psec-jax[experiments]' ({error})"
     ) from error
 
-COLOURS = (
+COLORS = (
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222222",
     "#332288", "#882255", "#44aa99", "#ddcc77", "#117733", "#999933", "#cc6677",
 )  # fmt: skip
@@ -47,7 +47,7 @@ def bars(
         found = [summaries.get((method, column)) for column in columns]
         means = np.array([s.mean if s else np.nan for s in found])
         errors = np.array([[s.mean - s.low, s.high - s.mean] if s else [0, 0] for s in found]).T
-        axes.bar(at, means, width * 0.92, yerr=errors, capsize=2, label=label, **_colour(index))
+        axes.bar(at, means, width * 0.92, yerr=errors, capsize=2, label=label, **_color(index))
         for x, column in zip(at, columns, strict=True):
             if published and column in published.get(method, {}):
                 axes.plot(
@@ -84,7 +84,7 @@ def plane(
     task: str,
     title: str = "",
 ) -> None:
-    """Each method's normalised reward against its normalised cost, with 95 % intervals; the
+    """Each method's normalized reward against its normalized cost, with 95 % intervals; the
     shaded side is safe."""
     figure, axes = _blank(6.4)
     for index, (method, label) in enumerate(rows):
@@ -98,14 +98,14 @@ def plane(
                 fmt="o",
                 capsize=2,
                 label=label,
-                **_colour(index),
+                **_color(index),
             )
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlim(left=-0.1)
     axes.axvspan(-0.1, 1, color="#228833", alpha=0.08, linewidth=0)
     axes.axvline(1, color="black", linewidth=0.5, linestyle="--")
-    axes.set_xlabel("normalised cost")
-    axes.set_ylabel("normalised reward")
+    axes.set_xlabel("normalized cost")
+    axes.set_ylabel("normalized reward")
     _finish(figure, axes, path, title)
 
 
@@ -122,9 +122,9 @@ def lines(
     figure, axes = _blank(6.0)
     for index, (label, curve) in enumerate(curves.items()):
         xs = sorted(curve)
-        axes.plot(xs, [curve[x].mean for x in xs], "o-", label=label, **_colour(index))
+        axes.plot(xs, [curve[x].mean for x in xs], "o-", label=label, **_color(index))
         low, high = [curve[x].low for x in xs], [curve[x].high for x in xs]
-        axes.fill_between(xs, low, high, alpha=0.15, linewidth=0, **_colour(index))
+        axes.fill_between(xs, low, high, alpha=0.15, linewidth=0, **_color(index))
         if published and label in published:
             xs = sorted(published[label])
             axes.plot(
@@ -132,7 +132,7 @@ def lines(
                 [published[label][x] for x in xs],
                 ":",
                 label=f"{label} (paper)",
-                **_colour(index),
+                **_color(index),
             )
     if logarithmic:
         axes.set_xscale("log", base=2)
@@ -152,10 +152,10 @@ def distribution(
     """How a dataset's trajectories lie: a histogram of returns, or returns against costs."""
     figure, axes = _blank(5.0)
     if costs is None:
-        axes.hist(returns, bins=40, **_colour(0))
+        axes.hist(returns, bins=40, **_color(0))
         axes.set_ylabel("trajectories")
     else:
-        axes.plot(returns, costs, "o", markersize=3, alpha=0.5, markeredgewidth=0, **_colour(0))
+        axes.plot(returns, costs, "o", markersize=3, alpha=0.5, markeredgewidth=0, **_color(0))
         axes.set_ylabel("cost")
     axes.set_xlabel("return")
     axes.set_title(title)
@@ -173,7 +173,7 @@ def weights_over_episode(
     figure = Figure(figsize=(7, 4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     for index, name in enumerate(names):
-        above.plot(trace.weights[:, index], label=name, linewidth=1, **_colour(index))
+        above.plot(trace.weights[:, index], label=name, linewidth=1, **_color(index))
     above.axhline(1.0, color="black", linewidth=0.5, linestyle=":")
     above.axhline(0.0, color="black", linewidth=0.5, linestyle=":")
     above.set_ylabel("weight α(s)")
@@ -212,8 +212,8 @@ def picture_strip(
     _save(figure, path, dpi=120)
 
 
-def _colour(index: int) -> dict[str, str]:
-    return {"color": COLOURS[index % len(COLOURS)]}
+def _color(index: int) -> dict[str, str]:
+    return {"color": COLORS[index % len(COLORS)]}
 
 
 def _blank(width: float):

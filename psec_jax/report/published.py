@@ -24,7 +24,7 @@ SAMPLE_EFFICIENCY = {
     "asec": {10: 65, 30: 450, 50: 720, 100: 820},
 }
 
-# Normalised scores under dynamics shift, read off bars: robot and data → shift → PSEC's, and the
+# Normalized scores under dynamics shift, read off bars: robot and data → shift → PSEC's, and the
 # best of the baselines (BC, IQL, CQL, MOPO, DOGE, TSRL, joint training) whatever the shift.
 DYNAMICS_SHIFT = {
     "halfcheetah medium": {"friction": 40, "thigh": 41, "gravity": 41, "best": 43},
@@ -52,7 +52,7 @@ def dynamics_shift(columns: Iterable[str]) -> dict[str, dict[str, float]]:
     return found
 
 
-# Normalised reward and cost (limit 10) on DSRL's data: the means of each family by method, and
+# Normalized reward and cost (limit 10) on DSRL's data: the means of each family by method, and
 # PSEC's by task.
 SAFETY_MEANS = {
     "MetaDrive": {

@@ -10,7 +10,7 @@ import numpy as np
 
 from psec_jax import storage
 from psec_jax.errors import BrokenFile
-from psec_jax.evaluation.statistics import Summary, summarise
+from psec_jax.evaluation.statistics import Summary, summarize
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def summaries(
 ) -> dict[tuple[str, str], Summary]:
     """(method, task) → the summary over seeds of its last step's ``metric``.
 
-    ``score(task, values)`` makes of the values what is summarised.
+    ``score(task, values)`` makes of the values what is summarized.
     """
     latest: dict[tuple[str, str], dict[int, Measurement]] = {}
     for row in rows:
@@ -64,7 +64,7 @@ def summaries(
             if row.seed not in seeds or row.step >= seeds[row.seed].step:
                 seeds[row.seed] = row
     return {
-        (method, task): summarise(
+        (method, task): summarize(
             [score(task, np.array(row.values or [row.value])) for row in seeds.values()]
         )
         for (method, task), seeds in latest.items()

@@ -56,7 +56,7 @@ def safety_table(
     tasks: Sequence[str],
     intervals: bool = False,
 ) -> str:
-    """Normalised reward / normalised cost: a line for each task and for the mean of a family of
+    """Normalized reward / normalized cost: a line for each task and for the mean of a family of
     several, a column for each method of ``rows``.
 
     ``cells`` maps (method, task) to the summaries of both. A mean cost of at most 1 is safe and

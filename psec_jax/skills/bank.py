@@ -69,7 +69,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Skill:
-    """What has been learnt on top of one base policy.
+    """What has been learned on top of one base policy.
 
     ``deltas`` maps the path of each adapted dense layer to the skill's own delta; ``base`` is the
     fingerprint of the policy it belongs to; ``provenance`` is free-form JSON data.

@@ -1,4 +1,4 @@
-"""A library of skills on disk: one base policy and the skills that were learnt on it."""
+"""A library of skills on disk: one base policy and the skills that were learned on it."""
 
 import dataclasses
 import functools

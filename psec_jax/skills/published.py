@@ -15,7 +15,7 @@ everything acts on observations as they are. Three kinds of files:
   In the safe setting ``lora0`` has both skills and the critics, so that one file is all. In the
   branch dynamic it has the first skill, named ``lora0`` here; the second is the ``target`` of
   another skills file. What a composition file holds of other skills, and its critics in the safe
-  setting, are as they were initialised.
+  setting, are as they were initialized.
 
 What is theirs, and not the default here. Their sampler adds noise of variance β_t, and so does an
 imported base (``noise="posterior"`` for ours). The activation changes between the stages, whereas
@@ -128,7 +128,7 @@ def read_base(file: PathLike, activation: str, noise: str = "beta") -> Policy:
 def read_skills(file: PathLike, base: Policy) -> dict[str, Skill]:
     """The skills of a skills file, on ``base``.
 
-    The file holds the policy that they were learnt on; where it does, it must be ``base``.
+    The file holds the policy that they were learned on; where it does, it must be ``base``.
     """
     return skills_of(AgentState.read(file), base)
 
@@ -223,7 +223,7 @@ def _account(file: AgentState, run: Run) -> list[str]:
 
 def _create(path: Path, base: Policy, skills: Mapping[str, Skill]) -> SkillLibrary:
     """A library with all of ``skills``, or none at all."""
-    with storage.writing_beside(path):
+    with storage.writing_next_to(path):
         folder = Path(tempfile.mkdtemp(prefix=".new-", dir=path.parent))
     try:
         library = SkillLibrary.create(folder / "library", base)

@@ -61,15 +61,15 @@ class Run:
         if composed is not None:
             _check_composition(composed)
         policy = _base([pretrained, alone, composed], activation, noise)
-        learnt = {} if composed is None else _first_skills(composed, policy)
+        learned = {} if composed is None else _first_skills(composed, policy)
         for name, skill in ({} if alone is None else skills_of(alone, policy)).items():
-            if name in learnt and not _same(skill, learnt[name]):
+            if name in learned and not _same(skill, learned[name]):
                 raise ValueError(
                     f"{alone.file} and {composed.file} hold different skills {name!r}; give the "
                     "files of one run"
                 )
-            learnt[name] = skill
-        return cls(policy, learnt, pretrained, alone, composed)
+            learned[name] = skill
+        return cls(policy, learned, pretrained, alone, composed)
 
     @property
     def files(self) -> tuple[AgentState, ...]:
@@ -96,7 +96,7 @@ def skills_of(agent: AgentState, base: Policy) -> dict[str, Skill]:
 def trained_critics(agent: AgentState, sizes: tuple[int, int] | None = None) -> dict[str, Critics]:
     """The critics of a file by their aim, where it has them.
 
-    Those of a composition in the safe setting are as they were initialised: they are the first
+    Those of a composition in the safe setting are as they were initialized: they are the first
     skills' instead. ``sizes`` are those that a state and an action must have.
     """
     if agent.holds(FIRST) and not agent.is_dynamic:
@@ -134,13 +134,13 @@ def _check_skills(agent: AgentState) -> None:
     if agent.holds(FIRST):
         raise BrokenFile(
             f"{agent.file} is the file of a composition, whose own skills are as they were "
-            "initialised; give it as composition"
+            "initialized; give it as composition"
         )
     output = agent.leaves.get(f"{agent.prefix}value/params/OutputVDense/kernel")
     if np.ndim(output) == 2 and np.shape(output)[1] > 1:
         raise BrokenFile(
             f"{agent.file} is a composition of noise or of actions: it mixes skills without π₀, "
-            "which no level of composition here does, and its own are as they were initialised; "
+            "which no level of composition here does, and its own are as they were initialized; "
             "give the file of the skills"
         )
 

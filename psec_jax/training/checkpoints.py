@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from psec_jax import storage
 from psec_jax.errors import BrokenFile, NotSaved, OtherTraining
 from psec_jax.training.origin import Origin, continues, differences_of
-from psec_jax.training.processes import anywhere, leads, of_the_first, text_of_the_first
+from psec_jax.training.processes import any_process, leads, of_the_first, text_of_the_first
 
 _ORIGINS = "origins"
 
@@ -53,7 +53,7 @@ class Checkpoints:
         self.fitting = False
 
     @contextmanager
-    def of(self, label: str, like: Any) -> Iterator["Track"]:
+    def of(self, label: str, like: Any) -> Iterator["CheckpointSession"]:
         """The states of the fit called ``label``, which are trees such as ``like``: those of other
         shapes are another fit's. Leaving waits until they are written."""
         import orbax.checkpoint as ocp
@@ -72,11 +72,11 @@ class Checkpoints:
             manager = ocp.CheckpointManager(folder, options=options, item_handlers=handler)
         self.fitting = True
         try:
-            yield Track(self, manager, folder)
+            yield CheckpointSession(self, manager, folder)
             with _explained(folder):
                 manager.wait_until_finished()
             self.fitting = False
-            if anywhere(self.stopping):
+            if any_process(self.stopping):
                 raise Interrupted
         finally:
             self.fitting = False
@@ -88,7 +88,7 @@ class Checkpoints:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Track:
+class CheckpointSession:
     """The states of one fit."""
 
     def __init__(self, checkpoints: Checkpoints, manager: Any, folder: Path):
@@ -113,7 +113,7 @@ class Track:
         self._saved = step
         there = self._origins_at(step)
         different = differences_of(labels, origins, there)
-        if not anywhere(bool(different)):
+        if not any_process(bool(different)):
             return step, self._read(step, like)
         if jax.process_count() == 1:
             state = self._read(step, like)
@@ -179,7 +179,7 @@ class Track:
         shall stop."""
         import orbax.checkpoint as ocp
 
-        stopping = anywhere(self._checkpoints.stopping)
+        stopping = any_process(self._checkpoints.stopping)
         every = self._checkpoints.every
         # The same steps whether interrupted or not.
         if last or stopping or step // every > self._saved // every:

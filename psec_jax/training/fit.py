@@ -13,7 +13,7 @@ import numpy as np
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.errors import Diverged
 from psec_jax.settings import python_number
-from psec_jax.training.beside import Beside
+from psec_jax.training.background import BackgroundWorker
 from psec_jax.training.checkpoints import Checkpoints
 from psec_jax.training.devices import Layout
 from psec_jax.training.metrics import Writer
@@ -206,14 +206,14 @@ def _run(
     learner, state, key = stacked([(seed.learner, seed.state, seed.key) for seed in seeds])
     # Chunks donate the state, so it must not share memory with the learner's frozen parts.
     state = layout.by_seed(jax.tree.map(jnp.copy, state))
-    with nullcontext() if checkpoints is None else checkpoints.of(label, state) as track:
-        if track is not None:
+    with nullcontext() if checkpoints is None else checkpoints.of(label, state) as session:
+        if session is not None:
             origins = [seed.made_by for seed in seeds]
-            step, state = track.latest(state, labels, origins) or (step, state)
+            step, state = session.latest(state, labels, origins) or (step, state)
             if step > steps:
                 raise ValueError(
                     f"{label} was trained for {step} updates before, not {steps}; give steps of "
-                    f"at least {step}, or remove {track.folder} to train anew"
+                    f"at least {step}, or remove {session.folder} to train anew"
                 )
             if writer is not None:
                 for name in labels:
@@ -221,7 +221,10 @@ def _run(
         arrays, ranges = _pooled([seed.columns for seed in seeds])
         learner, key, ranges = layout.by_seed((learner, key, ranges))
         arrays = layout.everywhere(arrays)
-        with Progress(_short(labels), steps, step, shown=progress) as bar, Beside() as beside:
+        with (
+            Progress(_short(labels), steps, step, shown=progress) as bar,
+            BackgroundWorker() as worker,
+        ):
             while step < steps:
                 length = min(numbers.chunk, steps - step, every - step % every)
                 state, metrics = _run_chunk(
@@ -246,13 +249,13 @@ def _run(
                     for name, mean in zip(labels, means, strict=True):
                         writer.write(name, step, mean)
                 if inspect is not None and (step % every == 0 or step == steps):
-                    beside.wait()
+                    worker.wait()
                     states = unstacked(layout.returned(state), len(seeds))
-                    beside(_inspect, inspect, step, states)
-                if track is not None:
-                    track.keep(step, state, last=step == steps, after=beside.wait)
+                    worker(_inspect, inspect, step, states)
+                if session is not None:
+                    session.keep(step, state, last=step == steps, after=worker.wait)
         if numbers.best:
-            step, state = track.best(state) or (step, state)
+            step, state = session.best(state) or (step, state)
     return unstacked(layout.returned(state), len(seeds))
 
 

@@ -29,7 +29,7 @@ class JsonLines:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        storage.mend_lines(self.path)
+        storage.repair_lines(self.path)
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, label: str, step: int, metrics: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ def leads() -> bool:
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
-def anywhere(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether ``flag`` is set in any process; all of them must ask."""
     from jax.experimental import multihost_utils
 
@@ -60,7 +60,7 @@ def anywhere(flag: bool) -> bool:
 
 def meet() -> None:
     """Wait until all processes are here."""
-    anywhere(False)
+    any_process(False)
 
 
 def of_the_first(value: Any) -> np.ndarray:

@@ -81,9 +81,9 @@ def growth(batch: int, repeats: int) -> dict:
 
 
 def guided(base: Policy, count: int) -> GuidedLearner:
-    optimisation = psec.Optimisation(steps=STEPS)
+    optimizer = psec.Optimizer(steps=STEPS)
     return GuidedLearner(
-        {"return": CriticLearner(base.statistics, psec.Return(), optimisation)},
-        SkillLearner(base, psec.Adapter(rank=RANK), optimisation),
+        {"return": CriticLearner(base.statistics, psec.Return(), optimizer)},
+        SkillLearner(base, psec.Adapter(rank=RANK), optimizer),
         tuple((f"skill-{i}", psec.AdvantageWeights()) for i in range(count)),
     )

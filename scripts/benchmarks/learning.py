@@ -21,17 +21,17 @@ from psec_jax.training.fit import Learner
 
 
 def learners(base: Policy, steps: int, skills: int) -> dict[str, Learner]:
-    optimisation = psec.Optimisation(steps=steps)
-    skill = SkillLearner(base, psec.Adapter(rank=RANK), optimisation)
+    optimizer = psec.Optimizer(steps=steps)
+    skill = SkillLearner(base, psec.Adapter(rank=RANK), optimizer)
     return {
-        "pretraining": PolicyLearner(base, optimisation),
+        "pretraining": PolicyLearner(base, optimizer),
         "skill": skill,
         "critics and skill": GuidedLearner(
-            {"return": CriticLearner(base.statistics, psec.Return(), optimisation)},
+            {"return": CriticLearner(base.statistics, psec.Return(), optimizer)},
             skill,
             (("skill", psec.AdvantageWeights()),),
         ),
-        "context": ContextLearner(composed(base, skills), optimisation),
+        "context": ContextLearner(composed(base, skills), optimizer),
     }
 
 

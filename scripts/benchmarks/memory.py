@@ -84,10 +84,10 @@ def dataset(rows: int) -> psec.TransitionDataset:
 
 
 def learner(case: Case) -> Learner:
-    base, optimisation = paper_policy(case.features), psec.Optimisation(steps=STEPS)
+    base, optimizer = paper_policy(case.features), psec.Optimizer(steps=STEPS)
     if case.learner == "skill":
-        return SkillLearner(base, psec.Adapter(rank=RANK), optimisation)
-    return PolicyLearner(base, optimisation)
+        return SkillLearner(base, psec.Adapter(rank=RANK), optimizer)
+    return PolicyLearner(base, optimizer)
 
 
 def predicted(case: Case) -> Memory:

@@ -15,7 +15,7 @@ from benchmarks.cases import ACTIONS, DIFFUSION_STEPS, RANK, paper_policy, rando
 from benchmarks.learning import learners
 from benchmarks.products import learner_products, product_seconds
 from benchmarks.timing import best_seconds
-from psec_jax.learners.optimisation import TrainState
+from psec_jax.learners.optimizer import TrainState
 from psec_jax.policies import Policy
 from psec_jax.training import fit
 
@@ -32,7 +32,7 @@ def milliseconds(batch: int, repeats: int) -> dict:
     products = learner_products(base, batch, RANK, 1)["pretraining"]
     parts = {
         "matrix products": product_seconds(products, repeats),
-        "optimiser and average": optimiser_seconds(base.params, repeats),
+        "optimizer and average": optimizer_seconds(base.params, repeats),
         "elementwise": elementwise_seconds(base, batch, repeats),
         "random numbers and minibatch": drawing_seconds(data, batch, repeats),
     }
@@ -46,7 +46,7 @@ def milliseconds(batch: int, repeats: int) -> dict:
     rate = bytes_per_second(repeats)
     return {
         **table,
-        "bytes_moved_by_the_optimiser": moved,
+        "bytes_moved_by_the_optimizer": moved,
         "gigabytes_per_second_of_the_memory": round(rate / 1e9, 1),
         "milliseconds_to_move_them": round(1000 * moved / rate, 2),
     }
@@ -63,22 +63,22 @@ def seconds_of_a_step(step: Callable, fixed: Any, carry: Any, repeats: int) -> f
     return best_seconds(partial(program, fixed, carry), repeats) / STEPS
 
 
-def optimiser_seconds(params: Any, repeats: int) -> float:
+def optimizer_seconds(params: Any, repeats: int) -> float:
     """AdamW and the moving average: they read five arrays as large as the parameters (these,
     their gradients, two moments, the average) and write four."""
-    optimisation = psec.Optimisation(steps=STEPS)
+    optimizer = psec.Optimizer(steps=STEPS)
     gradients = jax.tree.map(lambda leaf: 0.01 * jnp.ones_like(leaf), params)
 
     def step(gradients, state, index):
         del index
-        updates, optimiser = optimisation.transformation().update(
-            gradients, state.optimiser, state.params
+        updates, moments = optimizer.transformation().update(
+            gradients, state.optimizer, state.params
         )
         new = optax.apply_updates(state.params, updates)
-        average = optax.incremental_update(new, state.average, optimisation.ema_rate)
-        return TrainState(new, average, optimiser)
+        average = optax.incremental_update(new, state.average, optimizer.ema_rate)
+        return TrainState(new, average, moments)
 
-    return seconds_of_a_step(step, gradients, TrainState.start(params, optimisation), repeats)
+    return seconds_of_a_step(step, gradients, TrainState.start(params, optimizer), repeats)
 
 
 def elementwise_seconds(base: Policy, batch: int, repeats: int) -> float:

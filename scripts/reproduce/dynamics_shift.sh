@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Table and bars: normalised scores on 5 % of D4RL's data by robot, shift and dataset.
+# Table and bars: normalized scores on 5 % of D4RL's data by robot, shift and dataset.
 # Words given to this script are Hydra overrides, e.g. scale=demo or hydra/launcher=joblib.
 # OUT=folder says where results go (outputs/reproduce/dynamics_shift). DATA=local takes the data
 # that come along instead of D4RL's.

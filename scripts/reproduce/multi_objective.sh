@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Table: normalised reward and cost on DSRL's MetaDrive and Bullet tasks.
+# Table: normalized reward and cost on DSRL's MetaDrive and Bullet tasks.
 # Words given to this script are Hydra overrides, e.g. scale=demo or hydra/launcher=joblib.
 # OUT=folder says where results go (outputs/reproduce/multi_objective). DATA=local takes the tasks
 # whose data come along instead of DSRL's.

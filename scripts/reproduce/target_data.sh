@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Figure beyond the paper: normalised score by the share of the target's data, 1 to 50 %.
+# Figure beyond the paper: normalized score by the share of the target's data, 1 to 50 %.
 # Words given to this script are Hydra overrides, e.g. scale=demo or robot=halfcheetah.
 # OUT=folder says where results go (outputs/reproduce/target_data).
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Figure: return while skills and policies from scratch are learnt, without composition.
+# Figure: return while skills and policies from scratch are learned, without composition.
 # Words given to this script are Hydra overrides, e.g. scale=demo or hydra/launcher=joblib.
 # OUT=folder says where results go (outputs/reproduce/training_curves).
 set -euo pipefail

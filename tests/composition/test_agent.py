@@ -68,11 +68,11 @@ def test_a_fresh_context_network_learns_from_the_state(start):
 
 @pytest.mark.parametrize("level", ["parameter", "action"])
 def test_fixed_weights_are_the_given_ones_in_every_state(carrying, informed, observations, level):
-    learnt = ComposedPolicy.create(carrying, ContextNetwork(3, (8,)), level, KEY)
-    composed = learnt.with_fixed(WEIGHTS)
+    learned = ComposedPolicy.create(carrying, ContextNetwork(3, (8,)), level, KEY)
+    composed = learned.with_fixed(WEIGHTS)
     np.testing.assert_array_equal(composed.weights(observations), np.tile(WEIGHTS, (4, 1)))
     np.testing.assert_allclose(
-        composed.act(KEY, observations), learnt.act(KEY, observations, WEIGHTS), atol=1e-6
+        composed.act(KEY, observations), learned.act(KEY, observations, WEIGHTS), atol=1e-6
     )
 
 
@@ -89,7 +89,7 @@ def test_a_composed_policy_acts_by_the_weights_of_each_state(informed, carrying,
     np.testing.assert_allclose(informed.act(KEY, observations), np.stack(rows), atol=1e-5)
 
 
-def test_the_context_sees_normalised_observations(informed, observations):
+def test_the_context_sees_normalized_observations(informed, observations):
     statistics = informed.base.statistics
     plain = informed.replace(base=informed.base.replace(statistics=Statistics.identity(5)))
     shifted = (observations - statistics.mean) / statistics.std

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from psec_jax.data.behaviour import BehaviourPolicy
+from psec_jax.data.behavior import BehaviorPolicy
 from psec_jax.data.demonstrations import generate, roll_out
 from psec_jax.data.recipes import Part, Recipe
 from psec_jax.data.registry import local_datasets
@@ -21,7 +21,7 @@ def shelf(tmp_path):
     """Two policies for the ball that always roll, the one left and the one right."""
     for name, push in (("left", -0.5), ("right", 0.5)):
         weights = {"mean/kernel": np.zeros((7, 2), np.float32), "mean/bias": np.float32([push, 0])}
-        BehaviourPolicy(weights, "relu", "clip", {}).save(tmp_path, name)
+        BehaviorPolicy(weights, "relu", "clip", {}).save(tmp_path, name)
     return tmp_path
 
 
@@ -34,7 +34,7 @@ def columns(dataset):
 
 
 def test_demonstrations_are_what_the_policy_does(demonstrations):
-    policy = BehaviourPolicy.load(STAND.folder, "walker-stand")
+    policy = BehaviorPolicy.load(STAND.folder, "walker-stand")
     np.testing.assert_allclose(
         policy(demonstrations.observations), demonstrations.actions, atol=2e-5
     )

@@ -7,7 +7,7 @@ import pytest
 
 from psec_jax import TransitionDataset, load_dataset, storage
 from psec_jax.data import demonstrations, registry
-from psec_jax.data.behaviour import BehaviourPolicy
+from psec_jax.data.behavior import BehaviorPolicy
 from psec_jax.data.download import DownloadFailed
 from psec_jax.data.hdf5 import write_hdf5
 from psec_jax.data.recipes import Part, Recipe
@@ -125,14 +125,14 @@ def test_data_that_could_not_be_made_leave_no_cache(rolled_out, tmp_path, monkey
 
 def test_what_a_user_collects_is_known_by_name(rolled_out, tmp_path):
     weights = {"mean/kernel": np.zeros((24, 6), np.float32), "mean/bias": np.ones(6, np.float32)}
-    shelf = registry.shelf()
-    BehaviourPolicy(weights, "relu", "clip", {}).save(shelf, "mine")
+    shelf = registry.local_folder()
+    BehaviorPolicy(weights, "relu", "clip", {}).save(shelf, "mine")
     recipe = Recipe("mine", "dm_control/walker-run-v0", (Part("mine", 3),), shelf, 1.0, 1.0)
     recipe.save("my-data")
     assert len(load_dataset("local/my-data").ends) == 3
     assert rolled_out == [("dm_control/walker-run-v0", 3, 0)]
     weights["mean/bias"][0] = 0.5
-    BehaviourPolicy(weights, "relu", "clip", {}).save(shelf, "mine")
+    BehaviorPolicy(weights, "relu", "clip", {}).save(shelf, "mine")
     load_dataset("local/my-data")
     assert len(rolled_out) == 2, "data of a policy that is another by now"
 

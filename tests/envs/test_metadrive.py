@@ -162,5 +162,5 @@ def test_a_picture_from_above_shows_the_car_and_the_road(drives):
     drives.reset(seed=[0] * drives.num_envs)
     (picture, *_) = drives.render()
     assert picture.shape == (400, 400, 3) and picture.dtype == np.uint8
-    colours = np.unique(picture.reshape(-1, 3), axis=0)
-    assert len(colours) > 3
+    colors = np.unique(picture.reshape(-1, 3), axis=0)
+    assert len(colors) > 3

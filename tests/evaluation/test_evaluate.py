@@ -7,7 +7,7 @@ from flax import struct, traverse_util
 from gymnasium.vector import SyncVectorEnv
 
 from psec_jax import ComposedPolicy, GaussianBackbone, Policy, Statistics, envs, evaluate
-from psec_jax.data.behaviour import BehaviourPolicy
+from psec_jax.data.behavior import BehaviorPolicy
 from psec_jax.data.registry import local_datasets
 from psec_jax.evaluation import trace_weights
 from psec_jax.networks import ContextNetwork, GaussianActor
@@ -203,7 +203,7 @@ def test_pictures_are_taken_at_every_so_many_steps(log, gaussian, make_bank, mon
 def test_a_known_actor_reaches_its_known_return():
     """Observations, their order and the scale of actions are those of its training."""
     known = local_datasets()["local/walker-stand-expert"]
-    weights = BehaviourPolicy.load(known.folder, "walker-stand").weights
+    weights = BehaviorPolicy.load(known.folder, "walker-stand").weights
     backbone = GaussianBackbone(6, GaussianActor(6))
     params = traverse_util.unflatten_dict(weights, sep="/")
     policy = Policy(params, Statistics.identity(24), None, backbone)

@@ -56,17 +56,17 @@ def test_scores_are_linear_and_element_by_element(returns, other):
 
 
 @pytest.mark.parametrize(
-    ("cost", "limit", "normalised"),
+    ("cost", "limit", "normalized"),
     [(20, 10, 2.0), (5, 10, 0.5), (0, 10, 0.0), (10, 10, 1.0), (0, 0, 1.0), (3, 0, 4.0)],
 )
-def test_costs_are_shares_of_the_limit(cost, limit, normalised):
+def test_costs_are_shares_of_the_limit(cost, limit, normalized):
     """At the limit 0, DSRL's ε of 1 keeps no cost at 1."""
-    assert dsrl_cost(cost, limit) == normalised
-    np.testing.assert_array_equal(dsrl_cost([cost, cost], limit), [normalised] * 2)
+    assert dsrl_cost(cost, limit) == normalized
+    np.testing.assert_array_equal(dsrl_cost([cost, cost], limit), [normalized] * 2)
 
 
 @given(st.floats(0, 100), st.sampled_from([0, 0.5, 10, 40]))
-def test_the_normalised_cost_is_at_most_one_exactly_within_the_limit(cost, limit):
+def test_the_normalized_cost_is_at_most_one_exactly_within_the_limit(cost, limit):
     assert (dsrl_cost(cost, limit) <= 1) == (cost + (limit == 0) <= max(limit, limit == 0))
 
 

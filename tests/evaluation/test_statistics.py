@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psec_jax.evaluation.statistics import summarise
+from psec_jax.evaluation.statistics import summarize
 
 GROUPS = st.lists(
     st.lists(st.floats(-100, 1000), min_size=2, max_size=8).map(np.array), min_size=1, max_size=4
@@ -11,13 +11,13 @@ GROUPS = st.lists(
 
 
 def width(groups):
-    summary = summarise(groups)
+    summary = summarize(groups)
     return summary.high - summary.low
 
 
 @given(GROUPS)
 def test_the_interval_lies_around_the_mean_of_all_episodes(groups):
-    summary = summarise(groups, resamples=500)
+    summary = summarize(groups, resamples=500)
     pooled = np.concatenate(groups)
     assert summary.mean == pytest.approx(pooled.mean())
     assert summary.std == pytest.approx(pooled.std())
@@ -29,8 +29,8 @@ def test_the_interval_lies_around_the_mean_of_all_episodes(groups):
 
 @given(GROUPS, st.floats(-50, 50), st.floats(0.1, 10))
 def test_the_interval_moves_and_stretches_with_the_returns(groups, shift, scale):
-    summary = summarise(groups, resamples=200)
-    moved = summarise([shift + scale * group for group in groups], resamples=200)
+    summary = summarize(groups, resamples=200)
+    moved = summarize([shift + scale * group for group in groups], resamples=200)
     for name in ("mean", "low", "high"):
         expected = shift + scale * getattr(summary, name)
         assert getattr(moved, name) == pytest.approx(expected, abs=1e-6)
@@ -39,7 +39,7 @@ def test_the_interval_moves_and_stretches_with_the_returns(groups, shift, scale)
 def test_one_seed_gives_the_interval_of_a_mean():
     """1.96 σ/√n on either side, for many episodes."""
     returns = np.random.default_rng(1).normal(100, 10, 400)
-    summary = summarise([returns])
+    summary = summarize([returns])
     half = 1.96 * returns.std() / np.sqrt(400)
     assert summary.high - summary.mean == pytest.approx(half, rel=0.15)
     assert summary.mean - summary.low == pytest.approx(half, rel=0.15)
@@ -54,7 +54,7 @@ def test_more_episodes_make_the_interval_narrower():
 
 @pytest.mark.parametrize("groups", [[[5.0]], [[5.0, 5.0]], [[5.0], [5.0, 5.0], [5.0]]])
 def test_without_variation_there_is_no_width(groups):
-    summary = summarise([np.array(group) for group in groups])
+    summary = summarize([np.array(group) for group in groups])
     assert (summary.mean, summary.std, summary.low, summary.high) == (5, 0, 5, 5)
 
 
@@ -74,4 +74,4 @@ def test_more_seeds_make_the_interval_narrower():
 
 def test_a_summary_is_the_same_each_time():
     groups = [np.arange(5.0), np.arange(9.0)]
-    assert summarise(groups) == summarise(groups)
+    assert summarize(groups) == summarize(groups)

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 import psec_jax as psec
-from psec_jax.data.behaviour import BehaviourPolicy
-from psec_jax.data.registry import local_datasets, shelf
+from psec_jax.data.behavior import BehaviorPolicy
+from psec_jax.data.registry import local_datasets, local_folder
 
-pytest.importorskip("sbx", reason="training behaviour policies needs the extra 'collect'")
+pytest.importorskip("sbx", reason="training behavior policies needs the extra 'collect'")
 
 ENVIRONMENTS = {
-    "mujoco": ["behaviour=halfcheetah", "shift.gravity=2"],
-    "bullet": ["behaviour=carrun"],
+    "mujoco": ["behavior=halfcheetah", "shift.gravity=2"],
+    "bullet": ["behavior=carrun"],
     "dm_control": [
-        "behaviour=halfcheetah",
+        "behavior=halfcheetah",
         "name=pointmass",
         "environment=dm_control/point_mass-easy-v0",
     ],
@@ -27,7 +27,7 @@ ENVIRONMENTS = {
 
 
 def collect(out, *words):
-    command = [sys.executable, "-m", "experiments.collect", "effort=smoke", *words]
+    command = [sys.executable, "-m", "experiments.collect", "budget=smoke", *words]
     return [*command, f"hydra.run.dir={out}"]
 
 
@@ -42,7 +42,11 @@ def test_a_dataset_is_trained_exported_rolled_out_and_known_by_name(simulator, h
     words = ENVIRONMENTS[simulator]
     run = subprocess.run(collect(tmp_path / "out", *words), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    found = {name: recipe for name, recipe in local_datasets().items() if recipe.folder == shelf()}
+    found = {
+        name: recipe
+        for name, recipe in local_datasets().items()
+        if recipe.folder == local_folder()
+    }
     assert found
     (full,) = (path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
     for name, recipe in found.items():
@@ -55,34 +59,34 @@ def test_a_dataset_is_trained_exported_rolled_out_and_known_by_name(simulator, h
         # The measure was taken on the very data that seed 0 gives.
         assert data.returns.mean() == pytest.approx(recipe.return_mean)
         assert (data.costs is not None) == (simulator == "bullet")
-        assert recipe.command.startswith(f"python -m experiments.collect effort=smoke {words[0]}")
+        assert recipe.command.startswith(f"python -m experiments.collect budget=smoke {words[0]}")
         for part in recipe.parts:
-            facts = BehaviourPolicy.load(recipe.folder, part.policy).facts
+            facts = BehaviorPolicy.load(recipe.folder, part.policy).facts
             assert facts["environment"] == recipe.environment
             assert facts["rollouts"] == 1 and np.isfinite(facts["return_mean"])
 
 
 def test_an_exported_policy_acts_as_the_trained_one_did(home, tmp_path):
     """Of each algorithm, with the statistics of its observations."""
-    from experiments import behaviour
+    from experiments import behavior
 
     for algorithm, activation in (("ppo", "tanh"), ("sac", "relu")):
         options = {"n_steps": 64} if algorithm == "ppo" else {"learning_starts": 50}
-        training = behaviour.Training(
+        training = behavior.Training(
             algorithm, (8, 8), activation, options=options, every=200, cost_weight=0.5
         )
         folder = tmp_path / algorithm
-        behaviour.train("bullet/ballrun", training, 200, folder)
-        behaviour.export(folder, training, 200).save(tmp_path, algorithm)
-        again = BehaviourPolicy.load(tmp_path, algorithm)
-        place = behaviour.checkpoint(folder, 200)
+        behavior.train("bullet/ballrun", training, 200, folder)
+        behavior.export(folder, training, 200).save(tmp_path, algorithm)
+        again = BehaviorPolicy.load(tmp_path, algorithm)
+        place = behavior.checkpoint(folder, 200)
         # Fewer steps than there are checkpoints of have a checkpoint of their own, too.
-        behaviour.train("bullet/ballrun", training, 100, folder)
-        assert behaviour.checkpoints(folder) == [100, 200]
-        model = behaviour.ALGORITHMS[algorithm].load(place / "model.zip", device="cpu")
-        normaliser = behaviour.read_normaliser(place)
+        behavior.train("bullet/ballrun", training, 100, folder)
+        assert behavior.checkpoints(folder) == [100, 200]
+        model = behavior.ALGORITHMS[algorithm].load(place / "model.zip", device="cpu")
+        normalizer = behavior.read_normalizer(place)
         observations = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
-        expected, _ = model.predict(normaliser.normalize_obs(observations), deterministic=True)
+        expected, _ = model.predict(normalizer.normalize_obs(observations), deterministic=True)
         np.testing.assert_allclose(again(observations), expected, atol=2e-4)
         assert np.std(expected, axis=0).min() > 1e-3
 
@@ -90,7 +94,7 @@ def test_an_exported_policy_acts_as_the_trained_one_did(home, tmp_path):
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="MetaDrive has no release for this Python")
 def test_drivers_are_described_and_rolled_out_without_training(home, tmp_path):
     words = [
-        "behaviour=metadrive",
+        "behavior=metadrive",
         "+policies.wild.driver.wander=0.5",
         "datasets.mixed.parts=[{policy:wild,trajectories:400,noise:0.3}]",
     ]
@@ -98,9 +102,9 @@ def test_drivers_are_described_and_rolled_out_without_training(home, tmp_path):
     assert run.returncode == 0, run.stderr
     name = "local/metadrive-easymean-mixed"
     recipe = local_datasets()[name]
-    assert recipe.folder == shelf() and recipe.trajectories == 2
+    assert recipe.folder == local_folder() and recipe.trajectories == 2
     assert recipe.drivers["wild"] == {"wander": 0.5}
-    assert {path.suffix for path in shelf().iterdir()} == {".json"}
+    assert {path.suffix for path in local_folder().iterdir()} == {".json"}
     data = psec.load_dataset(name)
     assert data.returns.mean() == pytest.approx(recipe.return_mean)
     assert data.cost_returns.mean() == pytest.approx(recipe.cost_mean)
@@ -119,7 +123,7 @@ def test_acting_needs_neither_torch_nor_sbx(home, tmp_path):
 def test_killed_while_training_it_goes_on_from_the_last_checkpoint(home, tmp_path):
     out = tmp_path / "out"
     others = [f"~policies.{name}" for name in ("balanced", "careful", "poor")]
-    words = ["behaviour=carrun", "share=1", "training.every=600", "~datasets.mixed", *others]
+    words = ["behavior=carrun", "share=1", "training.every=600", "~datasets.mixed", *others]
     folder = out / "carrun" / "training_cost_weight_0"
     process = subprocess.Popen(collect(out, *words), start_new_session=True)
     try:
@@ -141,7 +145,7 @@ def test_killed_while_training_it_goes_on_from_the_last_checkpoint(home, tmp_pat
     assert trained == [f"carrun, cost weight 0: {goal:,} steps"]
     for name, written in before.items():
         assert (folder / name / "model.zip").stat().st_mtime_ns == written
-    facts = json.loads((shelf() / "carrun-reckless.json").read_text())
+    facts = json.loads((local_folder() / "carrun-reckless.json").read_text())
     assert facts["environment_steps"] == goal
 
 
@@ -151,15 +155,15 @@ def test_killed_while_training_it_goes_on_from_the_last_checkpoint(home, tmp_pat
         (["share=0"], "share must be in"),
         (["+shift.gravty=2"], "gravty"),
         (["shift.gravity=-2"], "'gravity=-2' .* no positive, finite number"),
-        (["behaviour=carrun", "shift.thigh=2"], "only mujoco/ environments take them"),
+        (["behavior=carrun", "shift.thigh=2"], "only mujoco/ environments take them"),
         (["environment=mujoco/halfchetah-v4"], "did you mean mujoco/halfcheetah-v4"),
         (["datasets.medium.parts=[{policy:best,trajectories:2}]"], "datasets.medium mixes .*best"),
         (["name=../x"], "name '../x-early' is not allowed"),
         (["training.algorithm=dqn"], "algorithm 'dqn' is unknown.*ppo"),
         (["+policies.good.stepz=3"], "stepz"),
         (["+policies.good.driver.target_speed=9"], "only metadrive/ environments have"),
-        (["behaviour=metadrive", "+policies.poor.driver.speed=9"], "no setting 'speed'"),
-        (["behaviour=metadrive", "+policies.new.steps=9"], "without a driver need training"),
+        (["behavior=metadrive", "+policies.poor.driver.speed=9"], "no setting 'speed'"),
+        (["behavior=metadrive", "+policies.new.steps=9"], "without a driver need training"),
     ],
 )
 def test_what_cannot_be_collected_is_refused_in_one_line(home, tmp_path, words, message):

@@ -161,7 +161,7 @@ def test_another_runs_base_can_be_used_instead_of_pretraining(tmp_path, finished
     assert used.fingerprint == given.fingerprint
 
 
-def test_the_best_state_on_the_way_is_what_is_learnt(tmp_path, monkeypatch, same):
+def test_the_best_state_on_the_way_is_what_is_learned(tmp_path, monkeypatch, same):
     """By returns that stand for a policy that gets worse again, whatever it is worth."""
     given = {5: 1.0, 10: 3.0, 15: 2.0, 20: 0.0}
     seen = []

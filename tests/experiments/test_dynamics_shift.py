@@ -59,13 +59,13 @@ def test_every_method_leaves_its_agent_which_gives_its_return_again(finished):
             assert psec.agents.provenance(folder / row.method)["task"] == row.task
 
 
-def test_a_run_measures_every_method_and_normalises_its_returns(finished):
+def test_a_run_measures_every_method_and_normalizes_its_returns(finished):
     out, printed = finished
     rows = results.read([out / "results.jsonl"])
     returns = {row.method: row for row in rows if row.metric == "return"}
-    normalised = {row.method: row for row in rows if row.metric == "score"}
-    assert set(returns) == set(normalised) == set(METHODS)
-    for method, row in normalised.items():
+    normalized = {row.method: row for row in rows if row.metric == "score"}
+    assert set(returns) == set(normalized) == set(METHODS)
+    for method, row in normalized.items():
         expected = scores.d4rl_score("walker2d-medium-v2", np.array(returns[method].values))
         np.testing.assert_allclose(row.values, expected)
     table = (out / "table.md").read_text()

@@ -295,7 +295,7 @@ def test_configured_paths_may_begin_with_the_home(tmp_path, library, monkeypatch
         config = compose("continual", ["base='~/library'", "scale=smoke"])
     (base,) = continual.given_bases(parse(config, Continual)).values()
     assert base.observation_size == library.base.observation_size
-    assert collect.shelf_of(collect.Collect(shelf="~/shelf")) == tmp_path / "shelf"
+    assert collect.folder_of(collect.Collect(folder="~/shelf")) == tmp_path / "shelf"
     process = start("adapter.rank=0", "hydra.run.dir=~/run", HOME=str(tmp_path))
     process.communicate()
     assert process.returncode == 1 and (tmp_path / "run").is_dir()

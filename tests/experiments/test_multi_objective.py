@@ -207,7 +207,7 @@ def test_bad_words_are_refused_before_anything_is_computed(words, message):
 
 
 def refused(folder: Path, *overrides: str) -> str:
-    """With what the run is refused, before anything is measured or learnt."""
+    """With what the run is refused, before anything is measured or learned."""
     config = configure("seeds=[0,1]", *overrides)
     with closing(Recorder(folder)) as recorder, pytest.raises(ConfigError) as error:
         run(config, folder, recorder)
@@ -244,7 +244,7 @@ def test_data_that_are_not_there_end_the_run_in_one_line(dataset, said, tmp_path
 
 
 def test_a_task_whose_simulator_is_missing_names_the_extra(tmp_path):
-    """Before anything is learnt; what stands for the package here cannot be imported."""
+    """Before anything is learned; what stands for the package here cannot be imported."""
     (tmp_path / "bullet_safety_gym.py").write_text("raise ImportError('none here')")
     process = launch(tmp_path / "run", "dataset=none.hdf5", PYTHONPATH=str(tmp_path))
     assert process.returncode == 1

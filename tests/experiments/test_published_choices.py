@@ -57,13 +57,13 @@ def test_the_papers_scale_makes_the_published_choices(setting):
     assert psec_options["base_enters"] and not psec_options["through_sampler"]
     nsec_options = config.mixing(2, "noise")
     assert not nsec_options["base_enters"] and nsec_options["through_sampler"]
-    context = psec_options["optimisation"]
+    context = psec_options["optimizer"]
     assert (context.learning_rate, context.schedule, context.steps) == (3e-4, "constant", 1001)
     observations = np.random.default_rng(0).normal(3.0, 2.0, (20, 5))
     data = psec.TransitionDataset(observations, np.zeros((20, 2)), *np.zeros((3, 20)))
     np.testing.assert_array_equal(config.statistics(data).mean, 0)
     pretrain = config.pretrain.options()
-    assert (pretrain["batch_size"], pretrain["optimisation"].learning_rate) == (2048, 3e-4)
+    assert (pretrain["batch_size"], pretrain["optimizer"].learning_rate) == (2048, 3e-4)
     assert pretrain["steps"] == (200_000 if setting == "dynamics_shift" else 1_000_000)
 
 
@@ -72,8 +72,8 @@ def test_the_papers_scale_of_dynamics_shift():
     assert config.target.by == "transition" and config.critics.timeouts_terminal
     weigh, options = config.critics.weigh(), config.critics.options()
     assert (weigh.temperature, weigh.clip, options["expectile"]) == (10.0, 100.0, 0.7)
-    optimisation = options["critic_optimisation"]
-    assert (optimisation.learning_rate, optimisation.schedule) == (3e-4, "constant")
+    optimizer = options["critic_optimizer"]
+    assert (optimizer.learning_rate, optimizer.schedule) == (3e-4, "constant")
     assert options["value_network"].input_norm
 
 
@@ -83,7 +83,7 @@ def test_the_papers_scale_of_multi_objective():
     assert options["expectile"] == {"return": 0.7, "feasibility": 0.9}
     assert options["objectives"]["feasibility"].threshold == 0
     assert options["value_network"].input_norm
-    assert options["critic_optimisation"].schedule == "constant"
+    assert options["critic_optimizer"].schedule == "constant"
     assert config.anchor == {"reward": 0.0, "safety": 1.0} and config.anchor_strength == 256
     skills = {name: plan.build() for name, plan in config.objectives.skills.items()}
     assert skills["reward"].temperature == skills["safety"].temperature == 1
@@ -98,10 +98,10 @@ def test_at_every_scale_each_learner_can_reach_what_it_is_to_learn(setting, scal
     config = configure(setting, f"scale={scale}")
     constants = config.mixing(2, "parameter", context=False)
     assert constants["context"] is False
-    assert constants["optimisation"].reach >= 1
+    assert constants["optimizer"].reach >= 1
     if scale != "smoke":
         for stage in (config.pretrain, config.skill, config.scratch, config.context):
-            assert stage.options()["optimisation"].reach > 0.1
+            assert stage.options()["optimizer"].reach > 0.1
 
 
 @pytest.mark.parametrize(
@@ -184,5 +184,5 @@ def _names(config, prefix=""):
 
 def test_constants_do_not_come_from_the_context_networks_optimizer():
     config = configure("continual", "constants.learning_rate=0.5")
-    assert config.mixing(2, "action", context=False)["optimisation"].learning_rate == 0.5
+    assert config.mixing(2, "action", context=False)["optimizer"].learning_rate == 0.5
     assert not isinstance(config.mixing(2, "action")["context"], ConstantWeights)

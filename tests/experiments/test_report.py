@@ -78,7 +78,7 @@ def test_the_share_of_the_targets_data_is_the_column(tmp_path):
     assert "| Scratch | 1.0 [1.0, 1.0] | 50.0 [50.0, 50.0] |" in table
 
 
-def test_rewards_and_costs_of_several_tasks_and_limits_are_normalised(tmp_path):
+def test_rewards_and_costs_of_several_tasks_and_limits_are_normalized(tmp_path):
     """CarRun's return of 204.28726 is DSRL's least, 574.6533 its greatest."""
     for task in ("bullet/carrun", "bullet/ballrun"):
         rows = [

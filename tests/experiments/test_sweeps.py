@@ -222,11 +222,11 @@ def test_hydras_own_options_and_names_stay(program):
 
 
 def test_datasets_are_collected_by_a_sweep_and_not_twice(tmp_path):
-    pytest.importorskip("sbx", reason="training behaviour policies needs the extra 'collect'")
+    pytest.importorskip("sbx", reason="training behavior policies needs the extra 'collect'")
     pytest.importorskip(LAUNCHERS["joblib"])
     others = [f"~policies.{name}" for name in ("balanced", "careful", "poor")]
-    words = ["effort=smoke", "behaviour=carrun", "~datasets.mixed", *others, "share=0.005,0"]
-    words += [f"shelf='{tmp_path}/shelf'", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    words = ["budget=smoke", "behavior=carrun", "~datasets.mixed", *others, "share=0.005,0"]
+    words += [f"folder='{tmp_path}/shelf'", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     when = []
     for _ in range(2):
         codes, errors = sweep({"collect": [*words, "hydra/launcher=joblib"]})

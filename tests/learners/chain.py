@@ -55,9 +55,9 @@ def policy() -> psec.Policy:
 
 def settings(updates: int) -> dict:
     """Critics that are trained, and an actor that stays where it is."""
-    still = psec.Optimisation(1e-12, weight_decay=0.0, steps=updates)
-    moving = psec.Optimisation(0.05, weight_decay=0.0, ema_rate=0.1, steps=updates)
-    return {"actor_optimisation": still, "critic_optimisation": moving, "network": LINEAR}
+    still = psec.Optimizer(1e-12, weight_decay=0.0, steps=updates)
+    moving = psec.Optimizer(0.05, weight_decay=0.0, ema_rate=0.1, steps=updates)
+    return {"actor_optimizer": still, "critic_optimizer": moving, "network": LINEAR}
 
 
 def train(learner, batch, updates: int):

@@ -26,8 +26,8 @@ from psec_jax.training import fit
 KEY = jax.random.key(6)
 ALGORITHMS = {"td3bc": TD3BC, "cql": CQL, "rebrac": ReBRAC}
 SMALL = Critic((8,))
-FEW = psec.Optimisation(0.01, weight_decay=0.0, ema_rate=0.1, schedule="constant")
-QUICK = {"network": SMALL, "actor_optimisation": FEW, "critic_optimisation": FEW}
+FEW = psec.Optimizer(0.01, weight_decay=0.0, ema_rate=0.1, schedule="constant")
+QUICK = {"network": SMALL, "actor_optimizer": FEW, "critic_optimizer": FEW}
 # With these each is policy evaluation.
 PLAIN = {
     "td3bc": {"policy_noise": 0.0, "policy_every": 1},

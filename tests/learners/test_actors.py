@@ -21,7 +21,7 @@ from psec_jax.networks import ConstantWeights, Critic, GaussianActor
 from psec_jax.training import fit
 
 KEY = jax.random.key(4)
-SETTINGS = psec.Optimisation(0.03, weight_decay=0.0, ema_rate=0.1, steps=400)
+SETTINGS = psec.Optimizer(0.03, weight_decay=0.0, ema_rate=0.1, steps=400)
 STRENGTH = 0.1
 ADAPTER = psec.Adapter(rank=2, scale=1.0)
 
@@ -82,8 +82,8 @@ def test_a_skill_goes_there_too_and_weights_still_weigh(base, data, critics, sam
     before = jax.device_get(base)
     learner = SkillLearner(base, ADAPTER, SETTINGS, ddpg_bc)
     weighs = (("all", None), ("upper", upper))
-    learnt = best(GuidedLearner({"return": Frozen(critics)}, learner, weighs), data)
-    acting = {n: action(base.with_bank(psec.Bank.of({n: s}))) for n, s in learnt.items()}
+    learned = best(GuidedLearner({"return": Frozen(critics)}, learner, weighs), data)
+    acting = {n: action(base.with_bank(psec.Bank.of({n: s}))) for n, s in learned.items()}
     assert acting["all"] == pytest.approx(EXPECTED, abs=0.03)
     assert acting["upper"] == pytest.approx(EXPECTED + 0.2, abs=0.03)
     assert same(base, before)
@@ -100,14 +100,14 @@ def test_the_verbs_take_a_loss_and_then_weigh_nothing_unasked(base, data, verb, 
         return jnp.square(actions - 0.5).sum(axis=-1)
 
     skill = {"adapter": ADAPTER} if verb == "learn_skills" else {}
-    options = {"steps": 200, "batch_size": 16, "key": KEY, "optimisation": SETTINGS, **skill}
-    learnt, _ = getattr(psec, verb)(base, data, loss=half, **options)
+    options = {"steps": 200, "batch_size": 16, "key": KEY, "optimizer": SETTINGS, **skill}
+    learned, _ = getattr(psec, verb)(base, data, loss=half, **options)
     if verb == "learn_skills":
-        assert "half" in learnt["skill"].provenance["loss"]
-        assert " at 0x" not in learnt["skill"].provenance["loss"]
-        learnt = base.with_bank(psec.Bank.of(learnt))
+        assert "half" in learned["skill"].provenance["loss"]
+        assert " at 0x" not in learned["skill"].provenance["loss"]
+        learned = base.with_bank(psec.Bank.of(learned))
     assert not asked
-    assert action(learnt) == pytest.approx(0.5, abs=0.02)
+    assert action(learned) == pytest.approx(0.5, abs=0.02)
 
 
 def test_each_part_starts_as_the_policy_that_it_is_a_part_of(gaussian, make_bank, observations):
@@ -132,7 +132,7 @@ def test_critics_without_a_value_say_so(critics):
 def test_a_policy_that_carries_skills_is_not_trained(gaussian, make_bank, dataset):
     """They belong to its parameters as they are, and to no others."""
     carrying = gaussian.with_bank(make_bank(gaussian))
-    once = psec.Optimisation(steps=2)
+    once = psec.Optimizer(steps=2)
     for learner in (
         PolicyLearner(carrying, once),
         SkillLearner(carrying, psec.Adapter(rank=2), once),

@@ -7,7 +7,7 @@ import pytest
 from psec_jax import (
     ComposedPolicy,
     GaussianBackbone,
-    Optimisation,
+    Optimizer,
     SkillLibrary,
     TransitionDataset,
     compose,
@@ -26,7 +26,7 @@ def carrying(gaussian, make_bank):
 
 
 def learn(composed, data, steps):
-    learner = ContextLearner(composed, Optimisation(steps=steps, learning_rate=0.03, ema_rate=0.2))
+    learner = ContextLearner(composed, Optimizer(steps=steps, learning_rate=0.03, ema_rate=0.2))
     return learner.result(fit(learner, data, steps=steps, batch_size=64, key=KEY))
 
 
@@ -45,8 +45,8 @@ def test_constant_weights_find_the_mixture_that_made_the_data(gaussian, make_ban
     data = TransitionDataset(states, np.zeros((1500, 2)), *np.zeros((3, 1500)))
     truth = np.float32([0.9, -0.4])
     composed = ComposedPolicy.create(carrying, ConstantWeights(2), level, KEY)
-    learnt = learn(composed, acted(composed, data, truth), 200)
-    np.testing.assert_allclose(learnt.weights(states)[0], truth, atol=0.1)
+    learned = learn(composed, acted(composed, data, truth), 200)
+    np.testing.assert_allclose(learned.weights(states)[0], truth, atol=0.1)
 
 
 def test_constants_reach_a_corner_by_the_verbs_own_optimizer(gaussian, make_skill, tmp_path):
@@ -70,7 +70,7 @@ def test_through_the_sampler_the_loss_is_that_of_the_sampled_actions(carrying, d
     batch = {"observations": dataset.observations, "actions": dataset.actions}
 
     def first_loss(composed, through_sampler):
-        learner = ContextLearner(composed, Optimisation(), through_sampler=through_sampler)
+        learner = ContextLearner(composed, Optimizer(), through_sampler=through_sampler)
         return float(learner.update(learner.init(KEY, batch), batch, KEY)[1]["loss"])
 
     for composed in (noisy, of_actions):
@@ -85,8 +85,8 @@ def test_context_tells_which_skill_is_due_in_which_state(carrying, dataset):
     first = dataset.observations[:, 0] > dataset.observations[:, 0].mean()
     truth = np.stack([first, ~first], axis=1).astype(np.float32)
     composed = ComposedPolicy.create(carrying, ContextNetwork(2, (32,)), "action", KEY)
-    learnt = learn(composed, acted(composed, dataset, truth), 300)
-    weights = learnt.weights(dataset.observations)
+    learned = learn(composed, acted(composed, dataset, truth), 300)
+    weights = learned.weights(dataset.observations)
     assert weights[first, 0].mean() - weights[~first, 0].mean() > 0.5
     assert weights[~first, 1].mean() - weights[first, 1].mean() > 0.5
 
@@ -103,15 +103,15 @@ def test_learning_to_mix_leaves_the_base_and_its_skills_as_they_are(
     before = jax.device_get(policy)
     composed = ComposedPolicy.create(policy, ContextNetwork(3, (8,)), level, KEY)
     mixed = jax.device_get((composed.base, composed.parts))
-    learnt = learn(composed, dataset, 2)
+    learned = learn(composed, dataset, 2)
     assert same(policy, before)
-    assert same((learnt.base, learnt.parts), mixed)
-    assert np.ptp(learnt.weights(dataset.observations), axis=0).min() > 0
+    assert same((learned.base, learned.parts), mixed)
+    assert np.ptp(learned.weights(dataset.observations), axis=0).min() > 0
 
 
-def test_what_has_been_learnt_is_the_average(carrying, same):
+def test_what_has_been_learned_is_the_average(carrying, same):
     composed = ComposedPolicy.create(carrying, ContextNetwork(2, (8,)), "parameter", KEY)
-    learner = ContextLearner(composed, Optimisation())
+    learner = ContextLearner(composed, Optimizer())
     state = learner.init(KEY, {})
     state = state.replace(average=jax.tree.map(lambda leaf: leaf + 1, state.average))
     assert same(learner.result(state).context_params, state.average)
@@ -123,8 +123,8 @@ def test_an_anchor_draws_mean_weights_towards_itself(carrying, dataset):
     anchor = (2.0, -1.0)
 
     def distance(*options):
-        optimisation = Optimisation(steps=200, learning_rate=0.03, ema_rate=0.2)
-        learner = ContextLearner(composed, optimisation, *options)
+        optimizer = Optimizer(steps=200, learning_rate=0.03, ema_rate=0.2)
+        learner = ContextLearner(composed, optimizer, *options)
         state = fit(learner, dataset, steps=200, batch_size=64, key=KEY)
         weights = learner.result(state).weights(dataset.observations)
         return float(np.abs(np.asarray(weights).mean(axis=0) - np.array(anchor)).max())
@@ -143,4 +143,4 @@ def test_an_anchor_draws_mean_weights_towards_itself(carrying, dataset):
 def test_bad_anchors_are_refused(carrying, options, message):
     composed = ComposedPolicy.create(carrying, ContextNetwork(2, (8,)), "parameter", KEY)
     with pytest.raises(ValueError, match=message):
-        ContextLearner(composed, Optimisation(), *options)
+        ContextLearner(composed, Optimizer(), *options)

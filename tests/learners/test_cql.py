@@ -91,8 +91,8 @@ def test_actions_that_were_never_seen_are_worth_less_than_those_that_were():
     }
     network = GaussianActor(1, hidden=(8,))
     base = psec.Policy.create(psec.GaussianBackbone(1, network), psec.Statistics.identity(1), KEY)
-    moving = psec.Optimisation(0.01, weight_decay=0.0, ema_rate=0.1, schedule="constant")
-    plans = {"actor_optimisation": moving, "critic_optimisation": moving}
+    moving = psec.Optimizer(0.01, weight_decay=0.0, ema_rate=0.1, schedule="constant")
+    plans = {"actor_optimizer": moving, "critic_optimizer": moving}
     gaps = {}
     for alpha in (0.0, 5.0):
         learner = CQL(AllParameters(base), alpha=alpha, network=Critic((32,)), **plans)
@@ -129,7 +129,7 @@ def test_a_policy_without_densities_is_refused(diffusion, dataset):
 def test_the_settings_are_those_of_the_published_code(gaussian):
     learner = CQL(AllParameters(gaussian))
     assert (learner.alpha, learner.samples, learner.entropy_backup) == (5.0, 10, False)
-    assert learner.actor_optimisation.learning_rate == 1e-4
-    assert learner.critic_optimisation.learning_rate == 3e-4
-    assert learner.critic_optimisation.ema_rate == 0.005
+    assert learner.actor_optimizer.learning_rate == 1e-4
+    assert learner.critic_optimizer.learning_rate == 3e-4
+    assert learner.critic_optimizer.ema_rate == 0.005
     assert learner.network.hidden == (256, 256, 256)

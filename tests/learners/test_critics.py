@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as arrays
 from psec_jax import (
     BestOf,
     GaussianBackbone,
-    Optimisation,
+    Optimizer,
     Policy,
     Statistics,
     TransitionDataset,
@@ -35,7 +35,7 @@ from psec_jax.learners import (
     Return,
 )
 from psec_jax.learners.critics import expectile_loss
-from psec_jax.learners.optimisation import TrainState
+from psec_jax.learners.optimizer import TrainState
 from psec_jax.networks import Critic, GaussianActor
 from psec_jax.training import fit
 
@@ -60,7 +60,7 @@ def expectile_of(values, counts, expectile):
 
 
 @jax.jit
-def minimiser(values, expectile):
+def minimizer(values, expectile):
     """Where the slope of the mean loss changes its sign."""
     slope = jax.grad(lambda m: expectile_loss(values - m, expectile).mean())
 
@@ -75,20 +75,20 @@ def minimiser(values, expectile):
 
 @given(arrays.arrays(np.float32, 7, elements=st.floats(-10, 10, width=32)), st.floats(0.02, 0.98))
 def test_the_least_expectile_loss_is_at_the_expectile(values, expectile):
-    found = minimiser(values, expectile)
+    found = minimizer(values, expectile)
     assert found == pytest.approx(expectile_of(values, np.ones(7), expectile), abs=1e-3)
 
 
 @given(st.floats(-5, 5), st.floats(0.1, 5), st.floats(0.02, 0.98))
 def test_of_two_values_the_expectile_is_their_mean_by_its_two_weights(low, gap, expectile):
-    found = minimiser(jnp.array([low + gap, low]), expectile)
+    found = minimizer(jnp.array([low + gap, low]), expectile)
     assert found == pytest.approx(low + expectile * gap, abs=1e-3)
 
 
 def test_the_expectile_is_the_mean_in_the_middle_and_the_extremes_at_the_ends():
     values = jnp.array([3.0, -1.0, 0.5, 0.25])
     for expectile, expected in ((0.5, 0.6875), (1 - 1e-5, 3.0), (1e-5, -1.0)):
-        assert float(minimiser(values, expectile)) == pytest.approx(expected, abs=1e-3)
+        assert float(minimizer(values, expectile)) == pytest.approx(expected, abs=1e-3)
 
 
 # Dynamic programming
@@ -172,9 +172,9 @@ def descend(learner, batch, updates):
 
 
 def tabular(objective, world, expectile, updates=3000):
-    optimisation = Optimisation(learning_rate=0.05, weight_decay=0.0, ema_rate=0.1, steps=updates)
+    optimizer = Optimizer(learning_rate=0.05, weight_decay=0.0, ema_rate=0.1, steps=updates)
     statistics = Statistics.identity(world.states)
-    learner = CriticLearner(statistics, objective, optimisation, expectile, TABLE)
+    learner = CriticLearner(statistics, objective, optimizer, expectile, TABLE)
     return descend(learner, world.batch(), updates)
 
 
@@ -186,20 +186,20 @@ EXPECTILES = (0.5, 0.8, 0.99)
 
 
 @pytest.fixture(scope="module")
-def learnt():
+def learned():
     """V in each state of the chain that ends, at each expectile."""
     world = chain(True)
     return {e: values_of(tabular(Return(GAMMA), world, e), world) for e in EXPECTILES}
 
 
 @pytest.mark.parametrize("expectile", EXPECTILES)
-def test_values_are_those_of_dynamic_programming(learnt, expectile):
+def test_values_are_those_of_dynamic_programming(learned, expectile):
     expected = chain(True).solve(discounted, expectile)
-    np.testing.assert_allclose(learnt[expectile], expected, atol=0.01)
+    np.testing.assert_allclose(learned[expectile], expected, atol=0.01)
 
 
-def test_half_way_the_values_are_those_of_the_behaviour(learnt):
-    """(I − γ P)⁻¹ r with the behaviour's own transitions and rewards."""
+def test_half_way_the_values_are_those_of_the_behavior(learned):
+    """(I − γ P)⁻¹ r with the behavior's own transitions and rewards."""
     world = chain(True)
     transitions, rewards, totals = np.zeros((4, 4)), np.zeros(4), np.zeros(4)
     for (state, _, following, signal, ends), count in zip(world.rows, world.counts, strict=True):
@@ -208,13 +208,13 @@ def test_half_way_the_values_are_those_of_the_behaviour(learnt):
         rewards[state] += count * signal
         totals[state] += count
     transitions, rewards = transitions / totals[:, None], rewards / totals
-    behaviour = np.linalg.solve(np.eye(4) - GAMMA * transitions, rewards)
-    np.testing.assert_allclose(learnt[0.5], behaviour, atol=0.01)
+    behavior = np.linalg.solve(np.eye(4) - GAMMA * transitions, rewards)
+    np.testing.assert_allclose(learned[0.5], behavior, atol=0.01)
 
 
-def test_values_rise_with_the_expectile_towards_the_best_of_what_was_done(learnt):
+def test_values_rise_with_the_expectile_towards_the_best_of_what_was_done(learned):
     """Forward is best everywhere; its slips lower its worth, however great the expectile."""
-    rising = np.stack([learnt[expectile] for expectile in EXPECTILES])
+    rising = np.stack([learned[expectile] for expectile in EXPECTILES])
     assert np.diff(rising, axis=0).min() > 0.02
     best = np.zeros(4)
     for _ in range(200):
@@ -224,12 +224,12 @@ def test_values_rise_with_the_expectile_towards_the_best_of_what_was_done(learnt
     assert np.abs(best - rising[-1]).max() < 0.05
 
 
-def test_a_last_step_that_does_not_end_is_worth_what_it_leads_to(learnt):
+def test_a_last_step_that_does_not_end_is_worth_what_it_leads_to(learned):
     """Every row of these data is truncated."""
     world = chain(False)
     values = values_of(tabular(Return(GAMMA), world, 0.8), world)
     np.testing.assert_allclose(values, world.solve(discounted, 0.8), atol=0.02)
-    assert np.all(values > learnt[0.8] + 0.5)
+    assert np.all(values > learned[0.8] + 0.5)
 
 
 # Costs
@@ -248,7 +248,7 @@ def mirrored(params):
 
 def test_critics_of_costs_are_those_of_a_return_with_the_signs_changed(batch, statistics):
     """From networks with opposite outputs, as exactly as arithmetic is."""
-    settings = Optimisation(steps=20, learning_rate=0.03, ema_rate=0.1, weight_decay=0.1)
+    settings = Optimizer(steps=20, learning_rate=0.03, ema_rate=0.1, weight_decay=0.1)
     rewarded, paying = (
         CriticLearner(statistics, objective, settings, 0.8, Critic((8,)))
         for objective in (Return(GAMMA), DiscountedCost(GAMMA))
@@ -337,7 +337,7 @@ def test_the_best_scores_of_feasibility_keep_out_of_the_wall(feasibility):
 def critics(request, statistics, batch):
     """Three random Qs of a return or a cost."""
     objective = Return() if request.param else DiscountedCost()
-    learner = CriticLearner(statistics, objective, Optimisation(), 0.7, Critic((8,)), ensemble=3)
+    learner = CriticLearner(statistics, objective, Optimizer(), 0.7, Critic((8,)), ensemble=3)
     return learner.result(jax.jit(learner.init)(KEY, batch))
 
 
@@ -361,10 +361,10 @@ def test_scores_and_advantages_are_greater_where_actions_are_better(critics, bat
     np.testing.assert_allclose(critics.advantage(batch), sign * (q - value), atol=1e-6)
 
 
-def test_critics_see_normalised_observations(critics, statistics, batch):
+def test_critics_see_normalized_observations(critics, statistics, batch):
     seen, done = batch["observations"], batch["actions"]
     plain = critics.replace(statistics=Statistics.identity(5))
-    shifted = statistics.normalise(seen)
+    shifted = statistics.normalize(seen)
     np.testing.assert_allclose(critics.value(seen), plain.value(shifted), rtol=1e-5)
     np.testing.assert_allclose(critics.qs(seen, done), plain.qs(shifted, done), rtol=1e-5)
     assert not np.allclose(critics.value(seen), plain.value(seen), atol=1e-3)
@@ -417,7 +417,7 @@ def test_among_feasible_actions_the_other_critic_chooses_and_else_the_most_feasi
 @pytest.fixture(scope="module")
 def one(statistics, batch):
     """A learner, the state it starts from, and its update on the whole batch."""
-    settings = Optimisation(learning_rate=0.1, ema_rate=0.25, weight_decay=0.0)
+    settings = Optimizer(learning_rate=0.1, ema_rate=0.25, weight_decay=0.0)
     learner = CriticLearner(statistics, Return(GAMMA), settings, 0.8, Critic((8,)))
     return SimpleNamespace(
         learner=learner,
@@ -446,9 +446,9 @@ def test_how_far_critics_look_ahead_follows_from_the_target_networks_rate(rate, 
     """One state that goes on for ever and rewards alike, with V and Q that are one number each."""
     zeros, no = np.zeros((8, 1)), np.zeros(8)
     data = TransitionDataset(zeros, zeros, no + 0.02, no, no, next_observations=zeros)
-    optimisation = Optimisation(0.01, 0.0, rate, steps=steps, schedule="constant")
+    optimizer = Optimizer(0.01, 0.0, rate, steps=steps, schedule="constant")
     objective = Return(discount=0.98)  # The value is 1.
-    learner = CriticLearner(Statistics.identity(1), objective, optimisation, 0.5, Critic(()))
+    learner = CriticLearner(Statistics.identity(1), objective, optimizer, 0.5, Critic(()))
     state = fit(learner, data, steps=steps, batch_size=1, key=KEY)
     reached = float(learner.result(state).value(zeros)[0])
     assert reached == pytest.approx(1 - np.exp(-steps * rate * (1 - objective.discount)), abs=0.05)
@@ -463,7 +463,7 @@ def test_values_follow_the_target_networks_and_not_the_newest(one, same):
 
 
 def test_qs_follow_the_values_after_their_move(one, batch):
-    """By the gradient as the optimiser saw it: its first steps are as long whatever it is."""
+    """By the gradient as the optimizer saw it: its first steps are as long whatever it is."""
     start, end = one.start, one.update(one.start)[0]
     following = one.learner.result(end).value(batch["next_observations"])
     target = Return(GAMMA).target(batch, following)
@@ -475,13 +475,13 @@ def test_qs_follow_the_values_after_their_move(one, batch):
         qs = critics.replace(q_params=params).qs(batch["observations"], batch["actions"])
         return jnp.square(qs - target).mean()
 
-    moments = optax.tree_utils.tree_get(end.q.optimiser, "mu")
+    moments = optax.tree_utils.tree_get(end.q.optimizer, "mu")
     expected = gradient(start.q.params)
     for found, slope in zip(*map(jax.tree.leaves, (moments, expected)), strict=True):
         np.testing.assert_allclose(found, 0.1 * slope, rtol=1e-3, atol=1e-6)
 
 
-def test_what_has_been_learnt_is_the_value_and_the_target_networks(one, same):
+def test_what_has_been_learned_is_the_value_and_the_target_networks(one, same):
     state = one.update(one.start)[0]
     critics = one.learner.result(state)
     assert same(critics.value_params, state.value.params)
@@ -499,8 +499,8 @@ def test_the_metrics_are_the_losses_and_the_value(one, batch):
     assert float(metrics["value"]) == pytest.approx(float(following.mean()), rel=1e-4)
 
 
-def test_critics_of_several_seeds_can_be_learnt_at_once(statistics, batch):
-    learner = CriticLearner(statistics, Return(), Optimisation(), network=TABLE)
+def test_critics_of_several_seeds_can_be_learned_at_once(statistics, batch):
+    learner = CriticLearner(statistics, Return(), Optimizer(), network=TABLE)
 
     def first(key):
         return learner.update(learner.init(key, batch), batch, key)[0].value.params
@@ -517,7 +517,7 @@ def test_critics_of_several_seeds_can_be_learnt_at_once(statistics, batch):
 @pytest.mark.parametrize("expectile", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_expectiles_outside_zero_to_one_are_refused(statistics, expectile):
     with pytest.raises(ValueError, match=rf"expectile must be in \(0, 1\), not {expectile}"):
-        CriticLearner(statistics, Return(), Optimisation(), expectile)
+        CriticLearner(statistics, Return(), Optimizer(), expectile)
 
 
 # Networks
@@ -536,7 +536,7 @@ def test_input_norm_forgets_the_inputs_mean_and_scale():
 
 
 def test_the_value_may_have_a_network_of_its_own(dataset, statistics):
-    """It is learnt, and Q is then what it is without."""
+    """It is learned, and Q is then what it is without."""
     names = ("observations", "actions", "next_observations", "rewards", "terminations")
     batch = {name: jnp.asarray(column) for name, column in dataset.columns(names).items()}
     shared, own = Critic(hidden=(8,)), Critic(hidden=(8, 4), input_norm=True)
@@ -545,7 +545,7 @@ def test_the_value_may_have_a_network_of_its_own(dataset, statistics):
         learner = CriticLearner(
             statistics,
             Return(),
-            Optimisation(steps=5),
+            Optimizer(steps=5),
             network=shared,
             value_network=None if network is shared else own,
         )
@@ -553,7 +553,7 @@ def test_the_value_may_have_a_network_of_its_own(dataset, statistics):
         after, _ = learner.update(before, batch, KEY)
         states[network] = after
         params = after.value.params
-        expected = network.apply({"params": params}, statistics.normalise(batch["observations"]))
+        expected = network.apply({"params": params}, statistics.normalize(batch["observations"]))
         value = learner.result(after).value(batch["observations"])
         np.testing.assert_allclose(value, expected, rtol=1e-5)
         moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before.value.params, params)

@@ -19,7 +19,7 @@ from psec_jax import (
     ComposedPolicy,
     DiffusionBackbone,
     GaussianBackbone,
-    Optimisation,
+    Optimizer,
     Policy,
     Return,
     Statistics,
@@ -42,7 +42,7 @@ from psec_jax.networks import ContextNetwork, Critic, Denoiser, GaussianActor
 from psec_jax.training import fit
 
 KEY = jax.random.key(5)
-FAST = Optimisation(steps=8, learning_rate=0.03, ema_rate=0.5, weight_decay=0.0)
+FAST = Optimizer(steps=8, learning_rate=0.03, ema_rate=0.5, weight_decay=0.0)
 SMALL = Critic((8,))
 
 
@@ -190,8 +190,8 @@ def test_weights_multiply_the_loss(gaussian, dataset):
 
 
 def gradients(state):
-    """The first gradients, from the optimiser's first moments."""
-    return jax.tree.leaves(optax.tree_utils.tree_get(state.optimiser, "mu"))
+    """The first gradients, from the optimizer's first moments."""
+    return jax.tree.leaves(optax.tree_utils.tree_get(state.optimizer, "mu"))
 
 
 # Who guides whom
@@ -199,7 +199,7 @@ def gradients(state):
 
 @struct.dataclass
 class Counts:
-    """A critic that has learnt the number of its updates."""
+    """A critic that has learned the number of its updates."""
 
     name = "counts"
     columns = ("terminations",)
@@ -254,12 +254,12 @@ def test_each_copy_is_weighed_its_own_way_by_critics_that_have_moved(noting, dat
     state = noting.init(KEY, batch)
     for count in (1, 2):
         state, metrics = noting.update(state, batch, KEY)
-        learnt, critics = noting.result(state)
+        learned, critics = noting.result(state)
         assert critics == {"a": count, "b": count}
-        np.testing.assert_array_equal(learnt["one"]["weights"], count * np.arange(60))
-        np.testing.assert_array_equal(learnt["two"]["weights"], np.full(60, 3 * count))
-        np.testing.assert_array_equal(learnt["plain"]["weights"], np.ones(60))
-        assert {float(copy["critic"]) for copy in learnt.values()} == {count}
+        np.testing.assert_array_equal(learned["one"]["weights"], count * np.arange(60))
+        np.testing.assert_array_equal(learned["two"]["weights"], np.full(60, 3 * count))
+        np.testing.assert_array_equal(learned["plain"]["weights"], np.ones(60))
+        assert {float(copy["critic"]) for copy in learned.values()} == {count}
         assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
             {
                 "a/loss": 100,
@@ -359,20 +359,20 @@ def test_another_skill_or_critic_changes_nothing_for_those_there_are(parts, data
     close(critics["return"], more_critics["return"])
 
 
-def test_skills_are_learnt_in_their_own_ways_and_the_base_is_left_as_it_was(
+def test_skills_are_learned_in_their_own_ways_and_the_base_is_left_as_it_was(
     parts, gaussian, trained, costly, same
 ):
-    learnt, critics = parts.guided.result(trained)
-    assert list(learnt) == ["fast", "careful"]
+    learned, critics = parts.guided.result(trained)
+    assert list(learned) == ["fast", "careful"]
     assert list(critics) == ["return", "cost"]
     assert same(gaussian, parts.base)
-    for skill in learnt.values():
+    for skill in learned.values():
         assert skill.base == fingerprint(gaussian)
         policy = gaussian.with_bank(Bank.of({"skill": skill}))
         assert not np.allclose(
             policy.act(KEY, costly.observations), gaussian.act(KEY, costly.observations), atol=1e-3
         )
-    unlike = jax.tree.map(lambda a, b: np.any(a != b), *(dict(s.deltas) for s in learnt.values()))
+    unlike = jax.tree.map(lambda a, b: np.any(a != b), *(dict(s.deltas) for s in learned.values()))
     assert all(jax.tree.leaves(unlike))
 
 
@@ -389,7 +389,7 @@ def test_data_without_a_column_that_a_critic_needs_are_refused(parts, dataset):
         train(parts.guided, dataset)
 
 
-def test_what_was_learnt_before_guides_and_stays_as_it_was(parts, dataset, trained, same):
+def test_what_was_learned_before_guides_and_stays_as_it_was(parts, dataset, trained, same):
     critics = parts.guided.result(trained)[1]["return"]
     before = jax.device_get(critics)
     weighs = (("fast", parts.weighs["fast"]),)
@@ -424,7 +424,7 @@ def bandit():
 def learn_both_ways(backbone, bandit, steps, rate):
     """Policies of a base that was cloned from all of the bandit's data, with the skill that
     imitates them, and with the one that imitates the better."""
-    settings = Optimisation(steps=steps, learning_rate=rate, ema_rate=0.03, weight_decay=0.0)
+    settings = Optimizer(steps=steps, learning_rate=rate, ema_rate=0.03, weight_decay=0.0)
     base = jax.jit(Policy.create, static_argnums=0)(backbone, Statistics.identity(1), KEY)
     cloning = PolicyLearner(base, settings)
     options = {"steps": steps, "batch_size": 128, "key": KEY, "chunk": steps}
@@ -435,8 +435,8 @@ def learn_both_ways(backbone, bandit, steps, rate):
         skill,
         (("imitating", None), ("better", AdvantageWeights(temperature=10.0))),
     )
-    learnt, _ = guided.result(fit(guided, bandit, **options))
-    return base, *(base.with_bank(Bank.of({n: s})) for n, s in learnt.items())
+    learned, _ = guided.result(fit(guided, bandit, **options))
+    return base, *(base.with_bank(Bank.of({n: s})) for n, s in learned.items())
 
 
 def test_a_weighted_skill_of_a_diffusion_policy_moves_to_the_better_of_two_modes(bandit):

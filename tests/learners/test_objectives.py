@@ -75,8 +75,8 @@ def test_nothing_to_come_makes_a_violation_good(costs, following, ends, discount
 def test_costs_above_the_threshold_are_unsafe_and_at_it_safe():
     costs = np.float32([0.0, 0.4, 0.5, 0.6, 3.0])
     np.testing.assert_array_equal(Feasibility().relabel(costs), [-1, 25, 25, 25, 25])
-    relabelled = Feasibility(threshold=0.5, unsafe=4.0, safe=-0.5).relabel(costs)
-    np.testing.assert_array_equal(relabelled, [-0.5, -0.5, -0.5, 4, 4])
+    relabeled = Feasibility(threshold=0.5, unsafe=4.0, safe=-0.5).relabel(costs)
+    np.testing.assert_array_equal(relabeled, [-0.5, -0.5, -0.5, 4, 4])
 
 
 @pytest.mark.parametrize(("objective", "ended"), list(zip(OBJECTIVES, (2, 1, 25), strict=True)))

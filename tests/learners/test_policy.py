@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 
-from psec_jax import DiffusionBackbone, Optimisation, fingerprint
+from psec_jax import DiffusionBackbone, Optimizer, fingerprint
 from psec_jax.learners import PolicyLearner
 from psec_jax.training import fit
 
@@ -9,7 +9,7 @@ KEY = jax.random.key(0)
 
 
 def test_a_cloned_policy_acts_like_its_data(gaussian, dataset):
-    learner = PolicyLearner(gaussian, Optimisation(steps=200, learning_rate=1e-2, ema_rate=0.1))
+    learner = PolicyLearner(gaussian, Optimizer(steps=200, learning_rate=1e-2, ema_rate=0.1))
     cloned = learner.result(fit(learner, dataset, steps=200, batch_size=32, key=KEY))
 
     def distance(policy):
@@ -20,7 +20,7 @@ def test_a_cloned_policy_acts_like_its_data(gaussian, dataset):
 
 def test_training_changes_every_parameter_and_nothing_else(policy, dataset, same):
     before = jax.device_get(policy), fingerprint(policy)
-    learner = PolicyLearner(policy, Optimisation(steps=2, ema_rate=0.5))
+    learner = PolicyLearner(policy, Optimizer(steps=2, ema_rate=0.5))
     state = fit(learner, dataset, steps=2, batch_size=32, key=KEY)
     trained = learner.result(state)
     assert same(policy, before[0])
@@ -36,7 +36,7 @@ def test_dropout_is_active_while_training(diffusion, dataset):
     """With every unit of the only block dropped, its layers have no gradient."""
     network = diffusion.backbone.network.clone(dropout=1.0)
     policy = diffusion.replace(backbone=DiffusionBackbone(2, network))
-    learner = PolicyLearner(policy, Optimisation(weight_decay=0.0))
+    learner = PolicyLearner(policy, Optimizer(weight_decay=0.0))
     batch = {name: values[:16] for name, values in dataset.columns(learner.columns).items()}
     state, _ = jax.jit(learner.update)(learner.init(KEY, batch), batch, KEY)
     kernel = "block_0", "up", "kernel"

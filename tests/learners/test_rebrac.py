@@ -11,7 +11,7 @@ from psec_jax.learners import TD3BC, AllParameters, ReBRAC, Return
 from psec_jax.networks import Critic
 
 UPDATES = 1200
-MOVING = psec.Optimisation(0.03, weight_decay=0.0, ema_rate=0.1, steps=UPDATES)
+MOVING = psec.Optimizer(0.03, weight_decay=0.0, ema_rate=0.1, steps=UPDATES)
 
 
 @pytest.mark.parametrize("penalty", [0.5, 3.0])
@@ -60,8 +60,8 @@ def test_the_actor_weighs_imitation_against_a_normalized_q(penalty):
         AllParameters(chain.policy()),
         actor_penalty=penalty,
         policy_every=1,
-        actor_optimisation=MOVING,
-        critic_optimisation=MOVING,
+        actor_optimizer=MOVING,
+        critic_optimizer=MOVING,
         network=chain.LINEAR,
     )
     policy, _ = chain.train(learner, batch, UPDATES)
@@ -74,8 +74,8 @@ def test_without_penalties_it_is_td3(gaussian, dataset):
     options = {"network": Critic((8,), layer_norm=True), "ensemble": 1}
     trained = AllParameters(gaussian)
     same_rates = {
-        "actor_optimisation": TD3BC(trained).actor_optimisation,
-        "critic_optimisation": TD3BC(trained).critic_optimisation,
+        "actor_optimizer": TD3BC(trained).actor_optimizer,
+        "critic_optimizer": TD3BC(trained).critic_optimizer,
     }
     td3 = TD3BC(trained, **options)
     rebrac = ReBRAC(trained, actor_penalty=0.0, critic_penalty=0.0, **options, **same_rates)
@@ -108,6 +108,6 @@ def test_the_settings_are_those_of_the_paper(gaussian):
     learner = ReBRAC(AllParameters(gaussian))
     assert (learner.actor_penalty, learner.critic_penalty) == (1.0, 1.0)
     assert (learner.policy_noise, learner.noise_clip, learner.policy_every) == (0.2, 0.5, 2)
-    for plan in (learner.actor_optimisation, learner.critic_optimisation):
+    for plan in (learner.actor_optimizer, learner.critic_optimizer):
         assert (plan.learning_rate, plan.ema_rate, plan.weight_decay) == (1e-3, 0.005, 0.0)
     assert learner.network == Critic((256, 256, 256), layer_norm=True)

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from psec_jax import Adapter, Bank, DiffusionBackbone, Optimisation, fingerprint
+from psec_jax import Adapter, Bank, DiffusionBackbone, Optimizer, fingerprint
 from psec_jax.learners import SkillLearner
 from psec_jax.training import fit
 
@@ -16,14 +16,14 @@ either = pytest.mark.parametrize(
 
 
 def learn(policy, data, adapter, steps, **settings):
-    learner = SkillLearner(policy, adapter, Optimisation(steps=steps, **settings))
+    learner = SkillLearner(policy, adapter, Optimizer(steps=steps, **settings))
     state = fit(learner, data, steps=steps, batch_size=32, key=KEY)
     return learner.result(state, dataset="toy")
 
 
 @either
 def test_before_the_first_update_a_skill_is_its_base(policy, dataset, observations, kind):
-    learner = SkillLearner(policy, ADAPTERS[kind], Optimisation(steps=5))
+    learner = SkillLearner(policy, ADAPTERS[kind], Optimizer(steps=5))
     newborn = learner.result(learner.init(KEY, {}))
     carrying = policy.with_bank(Bank.of({"newborn": newborn}))
     np.testing.assert_allclose(
@@ -65,12 +65,12 @@ def test_a_skill_acts_like_its_data(gaussian, dataset, kind):
 )
 def test_a_skill_lives_in_its_target_layers_only(diffusion, adapter, layers):
     """By default those of a denoiser's time embedding are left alone."""
-    learner = SkillLearner(diffusion, adapter, Optimisation())
+    learner = SkillLearner(diffusion, adapter, Optimizer())
     assert set(learner.init(KEY, {}).params) == layers
 
 
-def test_what_has_been_learnt_is_the_average(gaussian, same):
-    learner = SkillLearner(gaussian, ADAPTERS["low_rank"], Optimisation())
+def test_what_has_been_learned_is_the_average(gaussian, same):
+    learner = SkillLearner(gaussian, ADAPTERS["low_rank"], Optimizer())
     state = learner.init(KEY, {})
     state = state.replace(average=jax.tree.map(lambda leaf: leaf + 1, state.average))
     assert same(learner.result(state).deltas, state.average)
@@ -80,15 +80,15 @@ def test_dropout_is_active_while_learning(diffusion, dataset):
     """With every unit of the only block dropped, its layers have no gradient."""
     network = diffusion.backbone.network.clone(dropout=1.0)
     policy = diffusion.replace(backbone=DiffusionBackbone(2, network))
-    learner = SkillLearner(policy, Adapter("full"), Optimisation(weight_decay=0.0))
+    learner = SkillLearner(policy, Adapter("full"), Optimizer(weight_decay=0.0))
     batch = {name: values[:16] for name, values in dataset.columns(learner.columns).items()}
     state, _ = jax.jit(learner.update)(learner.init(KEY, batch), batch, KEY)
     assert not np.any(state.params["block_0/up"].kernels)
     assert np.any(state.params["in"].kernels)
 
 
-def test_skills_of_several_seeds_can_be_learnt_at_once(gaussian, dataset):
-    learner = SkillLearner(gaussian, ADAPTERS["low_rank"], Optimisation(steps=2))
+def test_skills_of_several_seeds_can_be_learned_at_once(gaussian, dataset):
+    learner = SkillLearner(gaussian, ADAPTERS["low_rank"], Optimizer(steps=2))
     batch = {name: values[:16] for name, values in dataset.columns(learner.columns).items()}
 
     @jax.jit

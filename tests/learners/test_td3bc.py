@@ -9,10 +9,10 @@ import psec_jax as psec
 from psec_jax.learners import TD3BC, AllParameters, Return
 
 UPDATES = 1200
-MOVING = psec.Optimisation(0.03, weight_decay=0.0, ema_rate=0.1, steps=UPDATES)
+MOVING = psec.Optimizer(0.03, weight_decay=0.0, ema_rate=0.1, steps=UPDATES)
 SETTINGS = {
-    "actor_optimisation": MOVING,
-    "critic_optimisation": MOVING,
+    "actor_optimizer": MOVING,
+    "critic_optimizer": MOVING,
     "network": chain.LINEAR,
     "policy_every": 1,
 }
@@ -52,7 +52,7 @@ def test_the_settings_are_those_of_the_paper(gaussian):
     learner = TD3BC(AllParameters(gaussian))
     assert (learner.alpha, learner.policy_noise, learner.noise_clip) == (2.5, 0.2, 0.5)
     assert (learner.policy_every, learner.ensemble, learner.objective.discount) == (2, 2, 0.99)
-    for plan in (learner.actor_optimisation, learner.critic_optimisation):
+    for plan in (learner.actor_optimizer, learner.critic_optimizer):
         assert (plan.learning_rate, plan.ema_rate, plan.weight_decay) == (3e-4, 0.005, 0.0)
         assert plan.schedule == "constant"
     assert learner.network.hidden == (256, 256) and not learner.network.layer_norm

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from psec_jax import storage
 from psec_jax.errors import BrokenFile, NotSaved
-from psec_jax.evaluation.statistics import summarise
+from psec_jax.evaluation.statistics import summarize
 from psec_jax.report.results import Measurement, append, read, summaries
 
 ROW = Measurement("continual", "S→W", "psec", 0, "return", 5.0, 100, (4.0, 6.0))
@@ -50,7 +50,7 @@ def test_a_full_disk_is_said_and_loses_no_row(small_disk):
         for step in range(1, 1000):
             append(path, row(step=step))
     (disk / "filler").unlink()
-    storage.mend_lines(path)
+    storage.repair_lines(path)
     append(path, row(step=step))
     assert read([path]) == [ROW, *(row(step=number) for number in range(1, step + 1))]
 
@@ -111,7 +111,7 @@ def test_the_latest_step_of_each_seed_counts_whatever_the_order(order):
         for step in (100, 300, 200)
     ]
     found = summaries([rows[i] for i in order])
-    expected = summarise([np.array([0.0, 300.0]), np.array([1.0, 300.0])])
+    expected = summarize([np.array([0.0, 300.0]), np.array([1.0, 300.0])])
     assert found[("psec", "S→W")].mean == expected.mean
     assert found[("psec", "S→W")].seeds == 2
 

@@ -92,7 +92,7 @@ def agent(networks, array, container, **facts):
     """The state dict of an agent: ``networks`` (name → flat parameters) and numbers beside.
 
     A network whose average is named ``target`` is stored beside it, with other weights and the
-    state of its optimiser; any other has its own optimiser.
+    state of its optimizer; any other has its own optimizer.
     """
     state = {"actor": None, "rng": array(np.zeros(2, np.uint32)), "discount": 0.99, **facts}
     for name, flat in networks.items():
@@ -187,7 +187,7 @@ def safe_skills_state(candidates=64, **facts):
 
 
 def safe_composition_state(candidates=4):
-    """A composition of the safe setting: all but the context network is as it was initialised."""
+    """A composition of the safe setting: all but the context network is as it was initialized."""
     networks = {"target_lora_model": random_skill(8), **critic_networks(20, norm=False)}
     networks["value"] = random_context(5)
     facts = {"N": np.int32(candidates), "alpha_r": np.int32(ALPHA), "ddpm_temperature": 1.0}

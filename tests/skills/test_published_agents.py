@@ -174,7 +174,7 @@ def test_acting_is_the_published_sampler_and_the_choice_of_the_least_cost(files)
 
 @pytest.mark.parametrize("file", ["skills", "composition"])
 def test_trained_critics_are_read_with_their_values(file, files, inputs):
-    """Those of a composition are its first skills': its own are as they were initialised."""
+    """Those of a composition are its first skills': its own are as they were initialized."""
     actions, _, observations = inputs
     critics = read_critics(files[file])
     networks = critic_networks(10)
@@ -453,7 +453,7 @@ def test_what_does_not_make_an_agent_is_refused(case, tmp_path):
 
 
 def test_skills_are_not_read_from_a_composition_of_noise(files, tmp_path):
-    """Its own LoRA weights are as they were initialised, and would silently be no skills."""
+    """Its own LoRA weights are as they were initialized, and would silently be no skills."""
     path = tmp_path / "score.pickle"
     path.write_bytes(pickle.dumps(score_composition_state()))
     base = read_base(files["base"], "swish")

@@ -50,7 +50,7 @@ def test_what_was_pickled_is_what_is_read(code, protocol, read):
         np.testing.assert_array_equal(found[name], value, strict=isinstance(value, np.ndarray))
 
 
-def test_jax_arrays_mappings_and_states_of_optimisers_are_read_as_plain_ones(read):
+def test_jax_arrays_mappings_and_states_of_optimizers_are_read_as_plain_ones(read):
     params = {"kernel": jnp.arange(6.0).reshape(2, 3), "step": jnp.int32(7)}
     state = optax.adamw(optax.cosine_decay_schedule(1e-3, 10)).init(params)
     nested = {"params": freeze(params), "opt_state": state, "rest": OrderedDict(d=2, e=None)}

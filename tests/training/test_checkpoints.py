@@ -1,4 +1,4 @@
-"""Saving and going on: nothing of it may be seen in what is learnt."""
+"""Saving and going on: nothing of it may be seen in what is learned."""
 
 import json
 import pickle
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import struct
 
-from psec_jax import Adapter, Optimisation, TransitionDataset, fingerprint, learn_skill
+from psec_jax import Adapter, Optimizer, TransitionDataset, fingerprint, learn_skill
 from psec_jax.errors import OtherTraining
 from psec_jax.learners import SkillLearner
 from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit
@@ -22,7 +22,7 @@ KEY = jax.random.key(3)
 
 @pytest.fixture(scope="module")
 def learner(gaussian):
-    return SkillLearner(gaussian, Adapter(rank=2), Optimisation(steps=10))
+    return SkillLearner(gaussian, Adapter(rank=2), Optimizer(steps=10))
 
 
 def train(learner, data, checkpoints=None, **options):
@@ -171,7 +171,7 @@ def test_a_learner_of_other_shapes_never_meets_the_states_of_this_one(
     learner, dataset, gaussian, tmp_path, same
 ):
     train(learner, dataset, Checkpoints(tmp_path), label="x")
-    other = SkillLearner(gaussian, Adapter(rank=3), Optimisation(steps=10))
+    other = SkillLearner(gaussian, Adapter(rank=3), Optimizer(steps=10))
     assert same(
         train(other, dataset, Checkpoints(tmp_path), label="x"), train(other, dataset, label="x")
     )
@@ -274,8 +274,8 @@ def test_the_states_of_another_training_are_refused_with_what_differs(
     whole = train(learner, dataset, Checkpoints(tmp_path))
     before = sorted(tmp_path.rglob("*"))
     others = {
-        "learner.optimisation.learning_rate: 0.01 now, 0.0003 there": {
-            "learner": SkillLearner(learner.policy, learner.adapter, Optimisation(0.01, steps=10))
+        "learner.optimizer.learning_rate: 0.01 now, 0.0003 there": {
+            "learner": SkillLearner(learner.policy, learner.adapter, Optimizer(0.01, steps=10))
         },
         "learner.policy.statistics.std: other values": {
             "learner": SkillLearner(
@@ -285,7 +285,7 @@ def test_the_states_of_another_training_are_refused_with_what_differs(
                     )
                 ),
                 learner.adapter,
-                learner.optimisation,
+                learner.optimizer,
             )
         },
         "data: other observations": {"data": shifted(dataset)},

@@ -45,13 +45,13 @@ if seeds > 1:
         return psec.pretrain(data, steps=10, key=key, backbone=backbone, **own)
 
     keys, labels = jax.random.split(jax.random.key(0), seeds), [f"{i}" for i in range(seeds)]
-    learnt = [policy.params for policy in learn(keys, labels)]
+    learned = [policy.params for policy in learn(keys, labels)]
     shape = dict(Layout.of(seeds, batch).mesh.shape)
     assert shape.pop("copy") == 1
     print("devices", used, shape)
     used.clear()
     alone = [learn(key, label).params for key, label in zip(keys, labels, strict=True)]
-    for one, other in zip(jax.tree.leaves(learnt), jax.tree.leaves(alone), strict=True):
+    for one, other in zip(jax.tree.leaves(learned), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-5)
     raise SystemExit
 keys = jax.random.split(jax.random.key(0), 3)
@@ -65,8 +65,8 @@ print("devices", used, 1 if mesh is None else mesh.size)
 # Another number of devices than what it is put together with.
 options["batch_size"] = 12
 agent = psec.compose(library, data, steps=10, key=keys[2], label="again", **options)
-learnt = [base.params, skills["skill"].deltas, agent.context_params]
-np.savez(folder + "/learnt.npz", *map(np.asarray, jax.tree.leaves(learnt)))
+learned = [base.params, skills["skill"].deltas, agent.context_params]
+np.savez(folder + "/learned.npz", *map(np.asarray, jax.tree.leaves(learned)))
 acted = agent.sample(jax.random.key(3), observations[:4].astype(np.float32))
 np.savez(folder + "/acted.npz", np.asarray(acted))
 """
@@ -87,8 +87,8 @@ def start(folder, count, batch, seeds=1):
 
 def run(folder, count, batch):
     words = start(folder, count, batch)
-    learnt, acted = (np.load(folder / f"{name}.npz") for name in ("learnt", "acted"))
-    arrays = [file[name] for file in (learnt, acted) for name in file.files]
+    learned, acted = (np.load(folder / f"{name}.npz") for name in ("learned", "acted"))
+    arrays = [file[name] for file in (learned, acted) for name in file.files]
     return words, arrays
 
 

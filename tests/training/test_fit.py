@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import struct
 
-from psec_jax import Adapter, Optimisation
+from psec_jax import Adapter, Optimizer
 from psec_jax.errors import Diverged
 from psec_jax.learners import PolicyLearner, SkillLearner
 from psec_jax.training import fit
@@ -88,7 +88,7 @@ def test_training_that_was_interrupted_equals_training_that_was_not(recorder, da
 
 @pytest.mark.parametrize("kind", ["low_rank", "full"])
 def test_resuming_a_real_learner_is_exact(gaussian, dataset, same, kind):
-    learner = SkillLearner(gaussian, Adapter(kind, rank=2), Optimisation(steps=4))
+    learner = SkillLearner(gaussian, Adapter(kind, rank=2), Optimizer(steps=4))
     whole = run(learner, dataset, 4, chunk=2)
     half = run(learner, dataset, 2, chunk=2)
     assert same(run(learner, dataset, 4, chunk=2, state=half, start=2), whole)
@@ -242,7 +242,7 @@ def test_updates_that_have_been_made_are_not_made_again(recorder, dataset, same)
     ],
 )
 def test_counts_that_mean_nothing_are_refused(gaussian, dataset, options, message):
-    learner = PolicyLearner(gaussian, Optimisation(steps=2))
+    learner = PolicyLearner(gaussian, Optimizer(steps=2))
     options = {"steps": 2, "batch_size": 4, "key": jax.random.key(0), **options}
     with pytest.raises(ValueError, match=message):
         fit(learner, dataset, **options)

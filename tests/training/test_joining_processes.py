@@ -44,7 +44,7 @@ class Line:
 
 def learn(folder: Path) -> None:
     """Learns with one seed, is stopped on the way and goes on; with two; with a batch that cannot
-    be shared. Leaves what this process has learnt."""
+    be shared. Leaves what this process has learned."""
     last = jax.process_index() == jax.process_count() - 1
     random = np.random.default_rng(0)
     observations, ends = random.normal(size=(60, 5)), np.arange(60) % 20 == 19
@@ -70,9 +70,9 @@ def learn(folder: Path) -> None:
     keys = jnp.stack([jax.random.key(0), jax.random.key(1)])
     two = learn(key=keys, label="seed", batch_size=16, checkpoints=checkpoints)
     copied = learn(key=key, batch_size=15)
-    learnt = [one, *two, copied]
-    assert all(leaf.devices() == {jax.local_devices()[0]} for leaf in learnt)
-    np.savez(folder / f"learnt_{jax.process_index()}.npz", *map(np.asarray, learnt))
+    learned = [one, *two, copied]
+    assert all(leaf.devices() == {jax.local_devices()[0]} for leaf in learned)
+    np.savez(folder / f"learned_{jax.process_index()}.npz", *map(np.asarray, learned))
 
 
 def free_port() -> int:
@@ -137,9 +137,9 @@ def test_two_processes_learn_stop_and_go_on_as_one_does(tmp_path):
     for process in started:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-3000:]
-    expected = np.load(alone / "learnt_0.npz")
+    expected = np.load(alone / "learned_0.npz")
     for index in range(2):
-        found = np.load(tmp_path / f"learnt_{index}.npz")
+        found = np.load(tmp_path / f"learned_{index}.npz")
         assert found.files == expected.files
         for name in expected.files:
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from psec_jax import Adapter, Optimisation
+from psec_jax import Adapter, Optimizer
 from psec_jax.learners import PolicyLearner, SkillLearner
 from psec_jax.training.memory import predicted_memory
 
@@ -30,7 +30,7 @@ def peak():
 def learner(features, seed):
     backbone = psec.DiffusionBackbone(2, Denoiser(features, blocks=2))
     policy = Policy.create(backbone, psec.Statistics.identity(5), jax.random.key(seed))
-    return PolicyLearner(policy, psec.Optimisation(steps=2))
+    return PolicyLearner(policy, psec.Optimizer(steps=2))
 
 
 random = np.random.default_rng(0)
@@ -72,24 +72,24 @@ def test_a_fit_takes_about_what_was_predicted():
     assert before + counted == pytest.approx(peak, rel=0.3)
 
 
-def test_a_state_is_four_copies_of_what_is_learnt_for_each_seed(diffusion, dataset):
+def test_a_state_is_four_copies_of_what_is_learned_for_each_seed(diffusion, dataset):
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(diffusion.params))
-    learner = PolicyLearner(diffusion, Optimisation(steps=2))
+    learner = PolicyLearner(diffusion, Optimizer(steps=2))
     one, three = (phases(learner, dataset, seeds=seeds)["updates"]["state"] for seeds in (1, 3))
     assert three == 3 * one
     assert one == pytest.approx(4 * size, abs=16)
 
 
 def test_a_first_state_counts_only_what_the_learner_does_not_hold_already(diffusion, dataset):
-    whole = phases(PolicyLearner(diffusion, Optimisation(steps=2)), dataset)["updates"]
+    whole = phases(PolicyLearner(diffusion, Optimizer(steps=2)), dataset)["updates"]
     assert whole["their first states"] == pytest.approx(whole["state"] / 2, abs=16)
-    skill = phases(SkillLearner(diffusion, Adapter(rank=2), Optimisation(steps=2)), dataset)
+    skill = phases(SkillLearner(diffusion, Adapter(rank=2), Optimizer(steps=2)), dataset)
     deltas = skill["updates"]
     assert deltas["their first states"] == pytest.approx(3 / 4 * deltas["state"], abs=16)
 
 
 def test_data_and_learner_may_be_shapes_and_rows_cost_what_they_are(diffusion, dataset):
-    learner = PolicyLearner(diffusion, Optimisation(steps=2))
+    learner = PolicyLearner(diffusion, Optimizer(steps=2))
     shapes = jax.eval_shape(lambda: learner)
     arrays = {
         name: jax.ShapeDtypeStruct((10**9, *array.shape[1:]), array.dtype)
@@ -103,14 +103,14 @@ def test_data_and_learner_may_be_shapes_and_rows_cost_what_they_are(diffusion, d
 
 
 def test_a_state_that_is_being_saved_is_one_more(diffusion, dataset):
-    learner = PolicyLearner(diffusion, Optimisation(steps=2))
+    learner = PolicyLearner(diffusion, Optimizer(steps=2))
     saved = phases(learner, dataset, checkpoints=True)["updates"]
     bare = phases(learner, dataset)["updates"]
     assert sum(saved.values()) - sum(bare.values()) == bare["state"]
 
 
 def test_a_state_that_is_shown_is_one_more_and_for_several_seeds_two(diffusion, dataset):
-    learner = PolicyLearner(diffusion, Optimisation(steps=2))
+    learner = PolicyLearner(diffusion, Optimizer(steps=2))
     for seeds, copies in ((1, 1), (3, 2)):
         shown = phases(learner, dataset, seeds=seeds, inspected=True)["updates"]
         bare = phases(learner, dataset, seeds=seeds)["updates"]
@@ -118,7 +118,7 @@ def test_a_state_that_is_shown_is_one_more_and_for_several_seeds_two(diffusion, 
 
 
 def test_a_larger_batch_takes_more_for_its_activations(diffusion, dataset):
-    learner = PolicyLearner(diffusion, Optimisation(steps=2))
+    learner = PolicyLearner(diffusion, Optimizer(steps=2))
     small, large = (phases(learner, dataset, batch_size=b)["updates"] for b in (64, 1024))
     activations = (1024 - 64) * np.float32().itemsize * diffusion.backbone.network.features
     assert large["program"] - small["program"] > activations

@@ -15,7 +15,7 @@ import optax
 import pytest
 from flax import struct
 
-from psec_jax import Adapter, Optimisation
+from psec_jax import Adapter, Optimizer
 from psec_jax.learners import (
     AdvantageWeights,
     CriticLearner,
@@ -42,8 +42,8 @@ def lines(one, other):
 @pytest.fixture
 def guided(diffusion):
     return GuidedLearner(
-        {"return": CriticLearner(diffusion.statistics, Return(scale=2.0), Optimisation())},
-        SkillLearner(diffusion, Adapter(rank=2), Optimisation()),
+        {"return": CriticLearner(diffusion.statistics, Return(scale=2.0), Optimizer())},
+        SkillLearner(diffusion, Adapter(rank=2), Optimizer()),
         (("skill", AdvantageWeights()),),
     )
 
@@ -52,12 +52,12 @@ CHANGES = {
     "learner.learner.adapter.scale: 8.0 now, 16.0 there": lambda g: replace(
         g, learner=replace(g.learner, adapter=Adapter(rank=2, scale=8))
     ),
-    "learner.learner.optimisation.learning_rate: 0.1 now, 0.0003 there": lambda g: replace(
-        g, learner=replace(g.learner, optimisation=Optimisation(0.1))
+    "learner.learner.optimizer.learning_rate: 0.1 now, 0.0003 there": lambda g: replace(
+        g, learner=replace(g.learner, optimizer=Optimizer(0.1))
     ),
-    "learner.critics.return.optimisation.steps: 9 now, 10000 there": lambda g: replace(
+    "learner.critics.return.optimizer.steps: 9 now, 10000 there": lambda g: replace(
         g,
-        critics={"return": replace(g.critics["return"], optimisation=Optimisation(steps=9))},
+        critics={"return": replace(g.critics["return"], optimizer=Optimizer(steps=9))},
     ),
     "learner.critics.return.objective.scale: 3.0 now, 2.0 there": lambda g: replace(
         g, critics={"return": replace(g.critics["return"], objective=Return(scale=3.0))}
@@ -157,7 +157,7 @@ OUTSIDE = 3.0
         (np.zeros(2), np.zeros(2, np.float32)),
         (jax.random.key(0), jax.random.key(1)),
         (float("nan"), float("inf")),
-        (Adapter, Optimisation),
+        (Adapter, Optimizer),
         ("1", 1),
     ],
 )

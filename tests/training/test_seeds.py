@@ -120,7 +120,7 @@ def test_seeds_that_cannot_be_one_program_are_refused():
         network = Denoiser(features, 1, time_features=8, time_hidden=8, dropout=0.0)
         backbone = psec.DiffusionBackbone(2, network)
         policy = psec.Policy.create(backbone, psec.Statistics.identity(5), KEYS[0])
-        learners.append(PolicyLearner(policy, psec.Optimisation(steps=3)))
+        learners.append(PolicyLearner(policy, psec.Optimizer(steps=3)))
     with pytest.raises(ValueError, match=r"policy \[1\] cannot be trained in one program with"):
         fit(learners, SOURCE, steps=3, batch_size=4, key=KEYS[:2])
 
