@@ -9,7 +9,8 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from psec_jax import GaussianBackbone, Policy, Statistics, TransitionDataset
-from psec_jax.learners import CQL, TD3BC, AllParameters, ReBRAC, Return
+from psec_jax.learners import CQL, TD3BC, AllParameters, ReBRAC
+from psec_jax.learners.objectives import Return
 from psec_jax.networks import GaussianActor
 
 

@@ -17,10 +17,12 @@ from experiments.baselines import Baselines
 from experiments.guidance import IqlPlan, Objectives
 from psec_jax import (
     Adapter,
+    Composer,
     DiffusionBackbone,
     GaussianBackbone,
     Optimizer,
     Statistics,
+    Training,
     TransitionDataset,
 )
 from psec_jax.backbones import Backbone
@@ -105,8 +107,8 @@ class AdapterPlan:
 
 
 @dataclass
-class Composer:
-    """How skills are mixed; ``composition.levels`` and ``learners.ContextLearner`` have more."""
+class ComposerPlan:
+    """How skills are mixed; see ``psec_jax.Composer``."""
 
     hidden: list[int] = MISSING
     # Where the context network starts: the even mixture, or π₀.
@@ -116,15 +118,16 @@ class Composer:
     # What mixes noise predictions is trained by: their own loss, or that of the sampled actions.
     noise_loss: str = MISSING
 
-    def options(self, skills: int, level: str, context: bool) -> dict[str, Any]:
-        """The keyword arguments of ``compose`` for so many skills."""
+    def build(self, skills: int, level: str, context: bool = True, **more: Any) -> Composer:
+        """For so many skills."""
         network = ContextNetwork(skills, tuple(self.hidden), self.start)
-        return {
-            "level": level,
-            "context": network if context else False,
-            "base_enters": self.base_enters or level == "parameter",
-            "through_sampler": level == "noise" and self.noise_loss == "actions",
-        }
+        return Composer(
+            network if context else "constant",
+            level,
+            base_enters=self.base_enters or level == "parameter",
+            through_sampler=level == "noise" and self.noise_loss == "actions",
+            **more,
+        )
 
     def check(self) -> None:
         check_choice("composer.start", self.start, tuple(STARTS))
@@ -142,20 +145,15 @@ class Stage:
     weight_decay: float = 1e-4
     schedule: str = "cosine"
 
-    def options(self) -> dict[str, Any]:
-        """The keyword arguments of a verb."""
+    def training(self, **beside: Any) -> Training:
+        """With what happens ``beside`` the updates."""
         optimizer = Optimizer(
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             ema_rate=self.ema_rate,
-            steps=self.steps,
             schedule=self.schedule,
         )
-        return {
-            "steps": self.steps,
-            "batch_size": self.batch_size,
-            "optimizer": optimizer,
-        }
+        return Training(self.steps, self.batch_size, optimizer, **beside)
 
 
 @dataclass
@@ -239,7 +237,7 @@ class Setting:
     backbone: Any = MISSING
     denoiser: DenoiserSize = field(default_factory=DenoiserSize)
     adapter: AdapterPlan = field(default_factory=AdapterPlan)
-    composer: Composer = field(default_factory=Composer)
+    composer: ComposerPlan = field(default_factory=ComposerPlan)
     data: Data = field(default_factory=Data)
     pretrain: Stage = field(default_factory=Stage)
     skill: Stage = field(default_factory=Stage)
@@ -268,10 +266,9 @@ class Setting:
             return Statistics.identity(data.observation_size)
         return Statistics.of(data.observations, floor)
 
-    def mixing(self, skills: int, level: str, context: bool = True) -> dict[str, Any]:
-        """The keyword arguments of ``compose`` and ``compose_policies``."""
-        stage = self.context if context else self.constants
-        return {**self.composer.options(skills, level, context), **stage.options()}
+    def mixing(self, context: bool = True) -> Stage:
+        """How weights are trained: a context network's, or constants."""
+        return self.context if context else self.constants
 
     @property
     def at_once(self) -> int:
@@ -314,7 +311,7 @@ class ContinualData(Data):
 
 
 @dataclass
-class ContinualComposer(Composer):
+class ContinualComposer(ComposerPlan):
     source_trajectories: int = MISSING
 
 
@@ -432,11 +429,12 @@ def _build_all(config: Any) -> None:
                 config.adapter.build(kind)
         for entry in dataclasses.fields(config):
             stage = getattr(config, entry.name)
-            if isinstance(stage, IqlPlan | Objectives | Composer | Baselines):
+            if isinstance(stage, IqlPlan | Objectives | ComposerPlan | Baselines):
                 stage.check()
             elif isinstance(stage, Stage):
-                stage.options()
-                if stage.batch_size < 1:
-                    raise ValueError(f"{entry.name}.batch_size must be at least 1")
+                try:
+                    stage.training()
+                except ValueError as error:
+                    raise ValueError(f"{entry.name}.{error}") from None
     except (ValueError, TypeError) as error:
         raise ConfigError(f"configuration: {error}") from None

@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 import psec_jax as psec
-from experiments.config import ConfigError, Continual
+from experiments.config import ConfigError, Continual, Stage
 from experiments.launching import command, launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
@@ -131,9 +131,10 @@ def train(this: Stages, opened: Data, simulators: Simulators) -> None:
         vector = simulators.of(chain.tasks[task].environment)
         return this.evaluate(agents, vector, f"evaluate {task}")
 
-    def fitting(label: str, curve_of: str, task: str, deploy: Callable) -> dict[str, Any]:
-        """What a verb takes here; with ``curve_every``, evaluates on the way."""
-        options = this.fitting(label)
+    def fitting(
+        stage: Stage, label: str, curve_of: str, task: str, deploy: Callable
+    ) -> dict[str, Any]:
+        """As ``this.fitting``; with ``curve_every``, evaluates on the way."""
 
         def inspect(step: int, trained: list) -> list[float]:
             found = evaluate(deploy(trained), task)
@@ -141,10 +142,9 @@ def train(this: Stages, opened: Data, simulators: Simulators) -> None:
             record(found, **where)
             return [evaluation.mean for evaluation in found]
 
-        if config.evaluation.curve_every:
-            options |= {"every": config.evaluation.curve_every, "inspect": inspect}
-            options |= {"best": config.evaluation.best}
-        return options
+        curve = {"every": config.evaluation.curve_every, "inspect": inspect}
+        curve |= {"best": config.evaluation.best}
+        return this.fitting(stage, label, **(curve if curve["every"] else {}))
 
     for task in dict.fromkeys(column.target for column in chain.columns):
         for seed in seeds:
@@ -159,8 +159,7 @@ def train(this: Stages, opened: Data, simulators: Simulators) -> None:
             source,
             backbone=backbone,
             statistics=config.statistics(source),
-            **config.pretrain.options(),
-            **this.fitting("pretrain"),
+            **this.fitting(config.pretrain, "pretrain"),
         )
     )
     libraries = this.libraries_of(bases)
@@ -175,16 +174,15 @@ def train(this: Stages, opened: Data, simulators: Simulators) -> None:
                     data[task],
                     backbone=backbone,
                     statistics=config.statistics(data[task]),
-                    **config.scratch.options(),
-                    **fitting(f"scratch {task}", parts, task, list),
+                    **fitting(config.scratch, f"scratch {task}", parts, task, list),
                 )
                 continue
+            label, deploy = f"{parts} skill {task}", partial(alone, bases)
             skills = psec.learn_skill(
                 bases,
                 data[task],
                 adapter=config.adapter.build(parts),
-                **config.skill.options(),
-                **fitting(f"{parts} skill {task}", parts, task, partial(alone, bases)),
+                **fitting(config.skill, label, parts, task, deploy),
             )
             this.keep(libraries, skill_name(task, parts), skills, chain.tasks[task].dataset)
 
@@ -195,22 +193,23 @@ def train(this: Stages, opened: Data, simulators: Simulators) -> None:
         replay = config.composer.source_trajectories
         mixing = psec.concatenate([data[target], source.take(replay)]) if replay else data[target]
         for name, method in methods.items():
-            how = this.fitting(f"compose {name} {column.name}")
-            if method.level is not None:
-                how |= config.mixing(len(column.skills), method.level, method.context)
             if name == "zero_shot":
                 agents = bases
             elif name == "scratch":
                 agents = scratch[target]
             elif name == "skill":
                 agents = alone(bases, [library.get(target) for library in libraries])
-            elif method.parts == "policies":
-                own = zip(*(scratch[task] for task in column.skills), strict=True)
-                policies = [dict(zip(column.skills, each, strict=True)) for each in own]
-                agents = psec.compose_policies(bases, policies, mixing, **how)
             else:
-                skills = [skill_name(task, method.parts) for task in column.skills]
-                agents = psec.compose(libraries, mixing, skills=skills, **how)
+                given, skills = libraries, [skill_name(t, method.parts) for t in column.skills]
+                if method.parts == "policies":
+                    given, skills = with_base(bases, scratch), column.skills
+                agents = psec.compose(
+                    given,
+                    mixing,
+                    skills=skills,
+                    composer=config.composer.build(len(skills), method.level, method.context),
+                    **this.fitting(config.mixing(method.context), f"compose {name} {column.name}"),
+                )
             seen = (name, target if method.level is None else column.name)
             if seen not in evaluations:
                 evaluations[seen] = evaluate(agents, target)
@@ -227,6 +226,16 @@ def alone(bases: list[psec.Policy], skills: list[psec.Skill]) -> list[psec.Polic
     return [
         base.with_bank(psec.Bank.of({"skill": skill}))
         for base, skill in zip(bases, skills, strict=True)
+    ]
+
+
+def with_base(
+    bases: list[psec.Policy], scratch: dict[str, list[psec.Policy]]
+) -> list[dict[str, psec.Policy]]:
+    """Each π₀ among the policies from scratch, as ``compose`` takes them."""
+    return [
+        {**{task: policies[index] for task, policies in scratch.items()}, "base": base}
+        for index, base in enumerate(bases)
     ]
 
 
@@ -288,6 +297,8 @@ def check(config: Continual) -> None:
     named = {chain.source} | {t for c in chain.columns for t in (c.target, *c.skills)}
     if unknown := sorted(named - set(chain.tasks)):
         raise ConfigError(f"tasks {unknown} are not in chain.tasks, which has {list(chain.tasks)}")
+    if "base" in chain.tasks:
+        raise ConfigError("chain.tasks has a task 'base', which is π₀'s own name; rename it")
     if config.composer.source_trajectories > config.data.source_trajectories:
         raise ConfigError(
             f"composer.source_trajectories {config.composer.source_trajectories} are more than "

@@ -10,7 +10,7 @@ sources, π₀ comes from the first, and each other brings a skill of its own to
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from experiments.simulators import Simulators
 from experiments.stages import Stages, check_alike, check_joined, load, run_seeds
 from psec_jax.backbones import Backbone
 from psec_jax.evaluation import scores
+from psec_jax.learners.objectives import Return
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
 from psec_jax.training import fit
@@ -88,17 +89,17 @@ class Run(Stages):
         """Those of the target's skill, which is put into the library beside those of further
         sources."""
         bases, adapter = self.bases, self.config.adapter.build("low_rank")
-        options = {"adapter": adapter, **self.config.skill.options()}
+        stage = self.config.skill
         for shift, data in list(self.sources.items())[1:]:
-            trained = psec.learn_skill(bases, data, **options, **self.fitting(f"skill {shift}"))
+            how = self.fitting(stage, f"skill {shift}")
+            trained = psec.learn_skill(bases, data, adapter=adapter, **how)
             self.keep(self.libraries, shift, trained, self.config.robot.shifts[shift])
         skills, critics = psec.learn_skills(
             bases,
             self.targets,
-            skills={"target": self.config.critics.weigh()},
-            **options,
-            **self.criticizing(self.targets),
-            **self.fitting("skill target"),
+            adapter=adapter,
+            guidance=self.guidance(self.targets, {"target": self.config.critics.weigh()}),
+            **self.fitting(stage, "skill target"),
         )
         dataset = self.config.target.dataset
         self.keep(self.libraries, "target", [skill["target"] for skill in skills], dataset)
@@ -111,18 +112,19 @@ class Run(Stages):
             each,
             backbone=self.config.backbone.build(each[0].action_size),
             statistics=[self.statistics(own) for own in each],
-            **stage.options(),
-            **self.fitting(label),
+            **self.fitting(stage, label),
         )
 
     def statistics(self, data: psec.TransitionDataset) -> psec.Statistics:
         return self.config.statistics(data, self.config.observation_floor)
 
-    def criticizing(self, data: list[psec.TransitionDataset]) -> dict[str, Any]:
-        """What every verb takes that trains critics."""
-        discount = self.config.critics.discount
-        objectives = [{"return": psec.Return.scaled_to(d, discount=discount)} for d in data]
-        return {"objectives": objectives, **self.config.critics.options()}
+    def guidance(
+        self, data: list[psec.TransitionDataset], weights: Any = None
+    ) -> list[psec.Guidance]:
+        """By critics of the return, with rewards scaled to each seed's data."""
+        critics = self.config.critics
+        objectives = [Return.scaled_to(own, discount=critics.discount) for own in data]
+        return [critics.build(objective, weights) for objective in objectives]
 
     def choosing(self, policies: list, critics: list[Mapping[str, psec.Critics]]) -> list:
         """Each policy acting by the best of some samples."""
@@ -141,10 +143,8 @@ class Run(Stages):
         return psec.improve(
             policies,
             data,
-            weigh=self.config.critics.weigh(),
-            **self.config.scratch.options(),
-            **self.criticizing(data),
-            **self.fitting(label),
+            guidance=self.guidance(data),
+            **self.fitting(self.config.scratch, label),
         )
 
     def fresh(
@@ -180,17 +180,16 @@ def baseline(run: Run, name: str) -> list:
     """The actor of TD3+BC, CQL or ReBRAC, on the target's data alone, whose rewards, timeouts and
     observations are as in the baseline's own code."""
     plan = getattr(run.config.baselines, name)
-    discount, steps = run.config.critics.discount, run.config.scratch.steps
+    discount = run.config.critics.discount
     backbone = plan.backbone(run.data.target.action_size)
     learners = [
-        plan.build(
-            psec.Policy.create(backbone, plan.statistics(share), key), psec.Return(discount)
-        )
+        plan.build(psec.Policy.create(backbone, plan.statistics(share), key), Return(discount))
         for share, key in zip(run.shares, run.key(f"create {name}"), strict=True)
     ]
-    states = fit(
-        learners, run.shares, steps=steps, batch_size=plan.batch_size, **run.fitting(name)
+    training = replace(
+        run.training(run.config.scratch, name), batch_size=plan.batch_size, optimizer=None
     )
+    states = fit(learners, run.shares, key=run.key(name), training=training)
     return [own.result(state)[0] for own, state in zip(learners, states, strict=True)]
 
 
@@ -221,13 +220,13 @@ def skill(run: Run) -> list:
 def composed(run: Run, level: str = "parameter", context: bool = True) -> list:
     """π₀ and all skills, mixed by weights that are trained on the target's data."""
     critics = run.critics
+    count, weigh = len(run.libraries[0].names()), run.config.critics.weigh()
+    build = partial(run.config.composer.build, count, level, context, weigh=weigh)
     agents = psec.compose(
         run.libraries,
         run.targets,
-        critics=critics,
-        weigh=run.config.critics.weigh(),
-        **run.config.mixing(len(run.libraries[0].names()), level, context),
-        **run.fitting(f"compose {level}{'' if context else ' fixed'}"),
+        composer=[build(critics=own) for own in critics],
+        **run.fitting(run.config.mixing(context), f"compose {level}{'' if context else ' fixed'}"),
     )
     return run.choosing(agents, critics)
 

@@ -6,17 +6,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from psec_jax import AdvantageWeights, Optimizer, Return, TransitionDataset
-from psec_jax.learners import (
-    Critics,
-    DiscountedCost,
-    Feasibility,
-    FeasibleFirst,
-    FeasibleWeights,
-    FisorWeights,
-)
-from psec_jax.learners.guided import Weigh
-from psec_jax.learners.objectives import Objective
+from psec_jax import Guidance, Optimizer, TransitionDataset
+from psec_jax.learners import Critics, FeasibleFirst
+from psec_jax.learners.objectives import DiscountedCost, Feasibility, Objective, Return
+from psec_jax.learners.weights import AdvantageWeights, FeasibleWeights, FisorWeights, Weigh
 from psec_jax.networks import Critic
 from psec_jax.storage import check_name
 
@@ -41,17 +34,20 @@ class IqlPlan:
 
     def check(self) -> None:
         """Refuse what no critic can be learned with."""
-        self.weigh()
-        self.options()
-        Return(self.discount)
+        self.build(Return(self.discount))
         _check_expectile("critics", self.expectile, self.candidates)
 
     def weigh(self) -> AdvantageWeights:
         return AdvantageWeights("return", self.temperature, self.clip)
 
-    def options(self) -> dict[str, Any]:
-        """The keyword arguments of a verb that learns critics."""
-        return {**_training(self), "expectile": self.expectile}
+    def build(self, objective: Return, weights: Any = None) -> Guidance:
+        """By a critic of ``objective``, with ``weights`` or those of its advantage."""
+        return Guidance(
+            {"return": objective},
+            self.weigh() if weights is None else weights,
+            expectile=self.expectile,
+            **_networks(self),
+        )
 
 
 @dataclass
@@ -134,13 +130,13 @@ class Objectives:
     candidates: int = MISSING
     among_feasible: str | None = None
 
-    def options(self, data: TransitionDataset | None = None) -> dict[str, Any]:
-        """The keyword arguments of a verb that learns critics."""
-        return {
-            "objectives": {n: c.build(self.discount, data) for n, c in self.critics.items()},
-            **_training(self),
-            "expectile": self.expectiles,
-        }
+    def build(self, weights: Any = None, data: TransitionDataset | None = None) -> Guidance:
+        """With ``weights``, by default those of the skills; returns are scaled by ``data`` where
+        given."""
+        if weights is None:
+            weights = {name: plan.build() for name, plan in self.skills.items()}
+        objectives = {n: c.build(self.discount, data) for n, c in self.critics.items()}
+        return Guidance(objectives, weights, expectile=self.expectiles, **_networks(self))
 
     @property
     def expectiles(self) -> dict[str, float]:
@@ -159,7 +155,6 @@ class Objectives:
 
     def check(self) -> None:
         """Refuse critics and skills that cannot be learned."""
-        self.options()
         self.fisor.build()
         _check_expectile("objectives", self.expectile, self.candidates)
         for name, expectile in self.expectiles.items():
@@ -168,12 +163,12 @@ class Objectives:
             raise ValueError("objectives.skills needs at least one entry")
         for name, plan in self.skills.items():
             check_name(name)
-            plan.build()
             if plan.critic not in self.critics:
                 raise ValueError(
                     f"objectives.skills.{name} is weighed by critic {plan.critic!r}, but there "
                     f"are {list(self.critics)}"
                 )
+        self.build()
         chosen_by = {"acting": self.acting}
         if self.among_feasible is not None:
             chosen_by["among_feasible"] = self.among_feasible
@@ -190,8 +185,8 @@ class Objectives:
             )
 
 
-def _training(plan: IqlPlan | Objectives) -> dict[str, Any]:
-    """How any critic is trained, as keyword arguments of a verb."""
+def _networks(plan: IqlPlan | Objectives) -> dict[str, Any]:
+    """What any critic is, and how it is trained, as arguments of ``Guidance``."""
     optimizer = Optimizer(
         learning_rate=plan.learning_rate,
         weight_decay=0.0,
@@ -199,7 +194,7 @@ def _training(plan: IqlPlan | Objectives) -> dict[str, Any]:
         schedule=plan.schedule,
     )
     network = Critic(input_norm=True) if plan.value_norm else None
-    return {"critic_optimizer": optimizer, "value_network": network}
+    return {"value_network": network, "optimizer": optimizer}
 
 
 def _check_expectile(where: str, expectile: float, candidates: int) -> None:

@@ -62,7 +62,7 @@ class Data:
             safe = choose(return_quantile=0.0) if "bc_safe" in chosen else None
             best = choose(config.return_quantile) if mixes and not own else None
             if guided:
-                for objective in config.objectives.options()["objectives"].values():
+                for objective in config.objectives.build().objectives.values():
                     data.columns(objective.columns)
         mixing = None if best is None else best.data
         if mixes and own:
@@ -103,11 +103,9 @@ class Run(Stages):
         skills, critics = psec.learn_skills(
             self.bases,
             self.data.all,
-            skills={name: plan.build() for name, plan in objectives.skills.items()},
             adapter=self.config.adapter.build("low_rank"),
-            **self.config.skill.options(),
-            **objectives.options(self.data.all),
-            **self.fitting("skills"),
+            guidance=objectives.build(data=self.data.all),
+            **self.fitting(self.config.skill, "skills"),
         )
         for name in objectives.skills:
             trained = [own[name] for own in skills]
@@ -120,8 +118,7 @@ class Run(Stages):
             data,
             backbone=self.config.backbone.build(data.action_size),
             statistics=self.config.statistics(data),
-            **stage.options(),
-            **self.fitting(label),
+            **self.fitting(stage, label),
         )
 
     def choosing(self, policies: list, critics: list[Mapping[str, psec.Critics]]) -> list:
@@ -152,10 +149,8 @@ def fisor(run: Run) -> list:
     policies, critics = psec.improve(
         [psec.Policy.create(backbone, statistics, key) for key in run.key("create fisor")],
         data,
-        weigh=config.objectives.fisor.build(),
-        **config.scratch.options(),
-        **config.objectives.options(data),
-        **run.fitting("fisor"),
+        guidance=config.objectives.build(config.objectives.fisor.build(), data),
+        **run.fitting(config.scratch, "fisor"),
     )
     return run.choosing(policies, critics)
 
@@ -170,14 +165,16 @@ def composed(run: Run, level: str = "parameter", context: bool = True) -> list:
     """π₀ and all skills, mixed by weights that are trained on the safe and rewarding data."""
     critics, config = run.critics, run.config
     names = list(config.objectives.skills)
+    anchor = [config.anchor[name] for name in names] if config.anchor else None
+    strength = config.anchor_strength
     agents = psec.compose(
         run.libraries,
         run.data.mixing,
         skills=names,
-        anchor=[config.anchor[name] for name in names] if config.anchor else None,
-        anchor_strength=config.anchor_strength,
-        **config.mixing(len(names), level, context),
-        **run.fitting(f"compose {level}{'' if context else ' fixed'}"),
+        composer=config.composer.build(
+            len(names), level, context, anchor=anchor, anchor_strength=strength
+        ),
+        **run.fitting(config.mixing(context), f"compose {level}{'' if context else ' fixed'}"),
     )
     return run.choosing(agents, critics)
 

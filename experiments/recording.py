@@ -41,11 +41,6 @@ class Recorder:
     def _results(self) -> Path:
         return self.out / "results.jsonl"
 
-    @property
-    def fit_options(self) -> dict[str, Any]:
-        """What every fit of the run takes."""
-        return {"writer": self.writer, "checkpoints": self.checkpoints}
-
     def evaluation(
         self,
         *,

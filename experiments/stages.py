@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gymnasium.vector import VectorEnv
 
 import psec_jax as psec
-from experiments.config import ConfigError, Setting
+from experiments.config import ConfigError, Setting, Stage
 from experiments.recording import Recorder
 from psec_jax import (
     Evaluation,
@@ -100,14 +100,19 @@ class Stages:
         """The random keys of the stage called ``name``, (seed,)."""
         return named_key(jnp.stack([jax.random.key(seed) for seed in self.seeds]), name)
 
-    def fitting(self, label: str) -> dict[str, Any]:
-        """What every call of a verb takes here."""
-        return {
-            "key": self.key(label),
-            "label": [f"{label} (seed {seed})" for seed in self.seeds],
-            "progress": self.config.progress,
-            **self.recorder.fit_options,
-        }
+    def training(self, stage: Stage, label: str, **more: Any) -> psec.Training:
+        """How the verb under ``label`` trains: the stage's numbers and the run's records."""
+        return stage.training(
+            label=[f"{label} (seed {seed})" for seed in self.seeds],
+            progress=self.config.progress,
+            writer=self.recorder.writer,
+            checkpoints=self.recorder.checkpoints,
+            **more,
+        )
+
+    def fitting(self, stage: Stage, label: str, **more: Any) -> dict[str, Any]:
+        """The key and the training of a verb."""
+        return {"key": self.key(label), "training": self.training(stage, label, **more)}
 
     def libraries_of(self, bases: Sequence[Policy]) -> list[SkillLibrary]:
         """Each seed's library, begun around its base where there is none."""

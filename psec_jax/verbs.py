@@ -1,18 +1,18 @@
 """The verbs: each is a learner plus ``fit``. Whoever needs more takes the learner itself.
 
-Every verb passes further keywords on to ``fit`` (``label``, ``writer``, ``checkpoints``, …); its
-``inspect(step, what is trained)`` is shown what the verb would return.
+``training`` says how something is trained (``psec_jax.Training``), ``guidance`` what critics do
+beside it (``psec_jax.Guidance``), ``composer`` how skills are mixed (``psec_jax.Composer``).
 
 **Several seeds.** With keys of shape (n,), as ``jax.random.split(key, n)`` gives, n seeds are
 trained in one program, and a list of n is returned, each one as if it had been trained alone (to
 float tolerance). What is given may then be a list of n, one for each seed: data, policies,
-libraries, statistics, objectives and critics.
+libraries, statistics, guidances and composers.
 """
 
 import dataclasses
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,44 +20,39 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from psec_jax.backbones import Backbone, DiffusionBackbone
-from psec_jax.composition import ComposedPolicy
+from psec_jax.composition import ComposedPolicy, Composer
+from psec_jax.composition.composer import Parts
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.learners import (
-    ActorLoss,
-    AdvantageWeights,
     ContextLearner,
-    CriticLearner,
     Critics,
     Frozen,
     GuidedLearner,
-    Optimizer,
     PolicyLearner,
-    Return,
     SkillLearner,
     imitation,
 )
-from psec_jax.learners.guided import Weigh
-from psec_jax.learners.objectives import Objective
-from psec_jax.networks import ConstantWeights, ContextNetwork, Critic
+from psec_jax.learners.guidance import Guidance
+from psec_jax.learners.optimizer import Optimizer, Transformation, optimizer_of
+from psec_jax.networks import ConstantWeights
 from psec_jax.policies import Policy, Statistics
-from psec_jax.settings import plain_settings
 from psec_jax.skills.bank import Adapter, Skill
-from psec_jax.skills.library import SkillLibrary
-from psec_jax.storage import check_name
-from psec_jax.training import fit
+from psec_jax.training import Training, fit
 from psec_jax.training.seeds import for_each_seed, seed_count
+
+ADAPTER = Adapter()
+OPTIMIZER = Optimizer()
+# Constants must reach their values by themselves.
+CONSTANTS = Optimizer(learning_rate=0.03, weight_decay=0.0, ema_rate=0.02)
 
 
 def pretrain(
     data: TransitionDataset,
     *,
-    steps: int,
     key: jax.Array,
+    training: Training,
     backbone: Backbone | None = None,
     statistics: Statistics | None = None,
-    optimizer: Optimizer | None = None,
-    batch_size: int = 256,
-    **fit_options: Any,
 ) -> Policy:
     """Clone ``data`` into a new policy: π₀, or a policy from scratch.
 
@@ -65,319 +60,215 @@ def pretrain(
     """
 
     def learner(key, data, statistics):
-        own = DiffusionBackbone(data.action_size) if backbone is None else backbone
+        chosen = DiffusionBackbone(data.action_size) if backbone is None else backbone
         if statistics is None:
             statistics = Statistics.of(data.observations)
         init_key, fit_key = jax.random.split(key)
-        policy = Policy.create(own, statistics, init_key)
+        policy = Policy.create(chosen, statistics, init_key)
         _check_sizes(policy, data)
-        return PolicyLearner(policy, _for(steps, optimizer)), data, fit_key
+        return PolicyLearner(policy, _optimizer(training)), data, fit_key
 
-    parts = {"data": data, "statistics": statistics}
-    return _trained(learner, key, parts, steps, batch_size, fit_options)
+    return _trained(learner, key, {"data": data, "statistics": statistics}, training)
 
 
 def learn_skill(
     base: Policy,
     data: TransitionDataset,
     *,
-    steps: int,
     key: jax.Array,
-    adapter: Adapter | None = None,
-    rank: int | None = None,
-    optimizer: Optimizer | None = None,
-    batch_size: int = 256,
-    **fit_options: Any,
+    training: Training,
+    adapter: Adapter = ADAPTER,
 ) -> Skill:
-    """Clone ``data`` into a skill on the frozen ``base``; ``rank`` is a short cut to
-    ``adapter=Adapter(rank=rank)``."""
-    if rank is not None and adapter is not None:
-        raise ValueError("give rank or adapter, not both")
-    if adapter is None:
-        adapter = Adapter() if rank is None else Adapter(rank=rank)
+    """Clone ``data`` into a skill on the frozen ``base``."""
 
     def learner(key, base, data):
         _check_sizes(base, data)
-        return SkillLearner(base, adapter, _for(steps, optimizer)), data, key
+        return SkillLearner(base, adapter, _optimizer(training)), data, key
 
-    facts = {"steps": steps, "batch_size": batch_size}
-    parts = {"base": base, "data": data}
-    return _trained(learner, key, parts, steps, batch_size, fit_options, facts)
+    def result(learner, state):
+        return learner.result(state, **_provenance(training))
+
+    return _trained(learner, key, {"base": base, "data": data}, training, result)
 
 
 def learn_skills(
     base: Policy,
     data: TransitionDataset,
     *,
-    steps: int,
     key: jax.Array,
-    skills: Mapping[str, Weigh | None] | None = None,
-    objectives: Mapping[str, Objective] | None = None,
-    loss: ActorLoss | None = None,
-    adapter: Adapter | None = None,
-    optimizer: Optimizer | None = None,
-    critic_optimizer: Optimizer | None = None,
-    expectile: float | Mapping[str, float] = 0.7,
-    value_network: Critic | None = None,
-    batch_size: int = 256,
-    **fit_options: Any,
+    training: Training,
+    guidance: Guidance | None = None,
+    adapter: Adapter = ADAPTER,
 ) -> tuple[dict[str, Skill], dict[str, Critics]]:
     """Offline RL: skills on the frozen ``base``, side by side with the critics that weigh them.
 
-    ``skills`` names each skill and says how its samples are weighed, by default one called
-    ``skill`` by its advantage; ``objectives`` names each critic's, by default ``return``.
-    ``loss`` takes the place of imitation (``learners.actors``), and then nothing is weighed unless
-    asked for. ``expectile`` is one for all critics or one for each by name; ``value_network`` is
-    V's where it is another than Q's. Returns skills and critics, by name.
+    ``guidance`` names the skills and the critics, by default ``skill`` and ``return``. Returns
+    skills and critics, by name.
     """
-    if skills is None:
-        skills = {"skill": AdvantageWeights() if loss is None else None}
-    adapter = Adapter() if adapter is None else adapter
-    for name in skills:
-        check_name(name)
 
-    def learner(key, base, data, objectives):
+    def learner(key, base, data, guidance):
         _check_sizes(base, data)
-        critic_options = steps, critic_optimizer, expectile, value_network
-        critics = _critics(base.statistics, data, objectives, critic_options)
-        actor = SkillLearner(base, adapter, _for(steps, optimizer), loss or imitation)
-        return GuidedLearner(critics, actor, tuple(skills.items())), data, key
+        loss = guidance.loss or imitation
+        actor = SkillLearner(base, adapter, _optimizer(training), loss)
+        critics = guidance.critics(base.statistics, data, training.steps)
+        weights = guidance.weights_of("skill")
+        return GuidedLearner(critics, actor, tuple(weights.items())), data, key
 
-    parts = {"base": base, "data": data, "objectives": objectives}
-    found = _trained(learner, key, parts, steps, batch_size, fit_options)
-    facts = {"steps": steps, "batch_size": batch_size}
-    facts |= {} if loss is None else {"loss": _named(loss)}
-    several = isinstance(found, list)
-    for trained, _ in found if several else [found]:
-        for name, skill in trained.items():
-            said = {**skill.provenance, **facts, "weights": _named(skills[name])}
-            trained[name] = dataclasses.replace(skill, provenance=said)
-    return _apart(found) if several else found
+    def result(learner, state):
+        skills, critics = learner.result(state)
+        loss = learner.learner.loss
+        facts = _provenance(training)
+        facts |= {} if loss is imitation else {"loss": _named(loss)}
+        for name, weigh in learner.weighs:
+            provenance = {**skills[name].provenance, **facts, "weights": _named(weigh)}
+            skills[name] = dataclasses.replace(skills[name], provenance=provenance)
+        return skills, critics
+
+    parts = {"base": base, "data": data, "guidance": _guidance(guidance)}
+    return _trained(learner, key, parts, training, result)
 
 
 def improve(
     policy: Policy,
     data: TransitionDataset,
     *,
-    steps: int,
     key: jax.Array,
-    weigh: Weigh | None = None,
-    objectives: Mapping[str, Objective] | None = None,
-    loss: ActorLoss | None = None,
-    optimizer: Optimizer | None = None,
-    critic_optimizer: Optimizer | None = None,
-    expectile: float | Mapping[str, float] = 0.7,
-    value_network: Critic | None = None,
-    batch_size: int = 256,
-    **fit_options: Any,
+    training: Training,
+    guidance: Guidance | None = None,
 ) -> tuple[Policy, dict[str, Critics]]:
     """Offline RL on all parameters of ``policy``: fine-tuning, or for a fresh one from scratch.
 
     As ``learn_skills``, without skills: IQL's policy extraction, by the backbone's own loss.
     """
-    if weigh is None and loss is None:
-        weigh = AdvantageWeights()
 
-    def learner(key, policy, data, objectives):
+    def learner(key, policy, data, guidance):
         _check_sizes(policy, data)
-        critic_options = steps, critic_optimizer, expectile, value_network
-        critics = _critics(policy.statistics, data, objectives, critic_options)
-        actor = PolicyLearner(policy, _for(steps, optimizer), loss or imitation)
-        return GuidedLearner(critics, actor, (("policy", weigh),)), data, key
+        if isinstance(guidance.weights, Mapping):
+            raise ValueError(
+                "improve trains one policy, but the guidance has weights of "
+                f"{list(guidance.weights)}; give one function of the critics, such as "
+                "psec_jax.weights.AdvantageWeights()"
+            )
+        actor = PolicyLearner(policy, _optimizer(training), guidance.loss or imitation)
+        critics = guidance.critics(policy.statistics, data, training.steps)
+        weights = guidance.weights_of("policy")
+        return GuidedLearner(critics, actor, tuple(weights.items())), data, key
 
-    parts = {"policy": policy, "data": data, "objectives": objectives}
-    found = _trained(learner, key, parts, steps, batch_size, fit_options)
-    if isinstance(found, list):
-        return _apart([(trained["policy"], critics) for trained, critics in found])
-    return found[0]["policy"], found[1]
+    def result(learner, state):
+        policies, critics = learner.result(state)
+        return policies["policy"], critics
+
+    parts = {"policy": policy, "data": data, "guidance": _guidance(guidance)}
+    return _trained(learner, key, parts, training, result)
 
 
 def compose(
-    library: SkillLibrary,
+    parts: Parts,
     data: TransitionDataset,
     *,
-    steps: int,
     key: jax.Array,
+    training: Training,
     skills: Sequence[str] | None = None,
-    level: str = "parameter",
-    context: bool | nn.Module = True,
-    base_enters: bool = True,
-    through_sampler: bool = False,
-    critics: Mapping[str, Critics] | None = None,
-    weigh: Weigh | None = None,
-    anchor: Sequence[float] | None = None,
-    anchor_strength: float = 1.0,
-    optimizer: Optimizer | None = None,
-    batch_size: int = 256,
-    **fit_options: Any,
+    composer: Composer | nn.Module | str = "context",
 ) -> ComposedPolicy:
-    """Learn how to mix ``skills`` (all of the library's where None) on ``data``.
+    """Learn how to mix ``skills`` on ``data``: all that there are where None.
 
-    With ``context`` the weights follow from the state, through a ``ContextNetwork`` or the given
-    module from observations (batch, obs) to weights (batch, skill); with False, constant weights
-    are tuned. ``base_enters`` says whether π₀ enters the mixture at the noise and action levels
-    (``composition.levels``), ``through_sampler`` and ``anchor`` what the loss is
-    (``learners.ContextLearner``). ``weigh`` weighs the samples by ``critics`` that were learned
-    before. Constant weights have an optimizer of their own where None is given, since they must
-    reach their values by themselves.
+    ``parts`` is a library, a policy that carries a bank, or a mapping of policies that share no
+    parameters, ``{"base": π₀, "walk": policy, …}``, for the noise and action levels.
+
+    A module or a name as the ``composer`` stands for ``Composer(weights=…)``. Constant weights
+    have an optimizer of their own where ``training`` has none.
     """
-    anchor = None if anchor is None else tuple(anchor)
 
-    def learner(key, library, data, critics):
+    def learner(key, parts, data, composer):
         init_key, fit_key = jax.random.split(key)
-        policy = library.base.with_bank(library.bank(skills))
-        network = _context(policy.bank.size, context)
-        composed = ComposedPolicy.create(policy, network, level, init_key, base_enters)
-        how = _for_weights(network, steps, optimizer)
-        own = ContextLearner(composed, how, anchor, anchor_strength, through_sampler)
+        composer = Composer.of(composer)
+        composed = composer.composed(parts, skills, init_key)
         _check_sizes(composed, data)
-        return _weighed(own, critics, weigh), data, fit_key
-
-    parts = {"library": library, "data": data, "critics": critics}
-    return _mixed(_trained(learner, key, parts, steps, batch_size, fit_options))
-
-
-def compose_policies(
-    base: Policy,
-    policies: Mapping[str, Policy],
-    data: TransitionDataset,
-    *,
-    level: str,
-    steps: int,
-    key: jax.Array,
-    context: bool | nn.Module = True,
-    base_enters: bool = True,
-    through_sampler: bool = False,
-    critics: Mapping[str, Critics] | None = None,
-    weigh: Weigh | None = None,
-    optimizer: Optimizer | None = None,
-    batch_size: int = 256,
-    **fit_options: Any,
-) -> ComposedPolicy:
-    """``compose`` for policies that share no parameters, at the noise or action level."""
-
-    def learner(key, base, policies, data, critics):
-        init_key, fit_key = jax.random.split(key)
-        network = _context(len(policies), context)
-        composed = ComposedPolicy.of_policies(
-            base, tuple(policies.values()), network, level, init_key, tuple(policies), base_enters
+        learner = ContextLearner(
+            composed,
+            _for_weights(composed.context, training),
+            composer.anchor,
+            composer.anchor_strength,
+            composer.through_sampler,
         )
-        how = _for_weights(network, steps, optimizer)
-        own = ContextLearner(composed, how, through_sampler=through_sampler)
-        _check_sizes(composed, data)
-        return _weighed(own, critics, weigh), data, fit_key
+        if composer.weigh is None:
+            return learner, data, fit_key
+        frozen = {name: Frozen(critics) for name, critics in composer.critics.items()}
+        return GuidedLearner(frozen, learner, (("context", composer.weigh),)), data, fit_key
 
-    parts = {"base": base, "policies": policies, "data": data, "critics": critics}
-    return _mixed(_trained(learner, key, parts, steps, batch_size, fit_options))
+    def result(learner, state):
+        found = learner.result(state)
+        return found[0]["context"] if isinstance(learner, GuidedLearner) else found
+
+    given = {"parts": parts, "data": data, "composer": composer}
+    return _trained(learner, key, given, training, result)
 
 
-def _trained(make, key, parts, steps, batch_size, options, facts=None):
-    """What the learner results in that ``make(key, *parts)`` gives with its data and key, for one
-    seed or a list for several."""
+def _trained(
+    make: Callable,
+    key: jax.Array,
+    parts: Mapping[str, Any],
+    training: Training,
+    result: Callable = lambda learner, state: learner.result(state),
+) -> Any:
+    """``result(learner, state)`` of the learner that ``make(key, *parts)`` gives with its data and
+    key; for several seeds a list, or of pairs two lists."""
     several = seed_count(key)
     keys = [key] if several is None else list(key)
     each = [for_each_seed(part, len(keys), name) for name, part in parts.items()]
     made = [make(*own) for own in zip(keys, *each, strict=True)]
-    learners, data, fit_keys = (list(found) for found in zip(*made, strict=True))
+    learners, data, fit_keys = (list(column) for column in zip(*made, strict=True))
 
     def results(states):
         if several is None:
-            return learners[0].result(states, **(facts or {}))
-        return [
-            own.result(state, **(facts or {})) for own, state in zip(learners, states, strict=True)
-        ]
+            return result(learners[0], states)
+        each = [result(*pair) for pair in zip(learners, states, strict=True)]
+        if isinstance(each[0], tuple):
+            return tuple(list(column) for column in zip(*each, strict=True))
+        return each
 
-    options = {**options, "steps": steps, "batch_size": batch_size}
-    if (inspect := options.get("inspect")) is not None:
-        options["inspect"] = lambda step, states: inspect(step, results(states))
+    inspect = training.inspect
+    if inspect is not None:
+        inspect = lambda step, states: training.inspect(step, results(states))  # noqa: E731
+    how = dataclasses.replace(training, optimizer=None, inspect=inspect)
     if several is None:
-        return results(fit(learners[0], data[0], key=fit_keys[0], **options))
-    return results(fit(learners, data, key=jnp.stack(fit_keys), **options))
+        return results(fit(learners[0], data[0], key=fit_keys[0], training=how))
+    return results(fit(learners, data, key=jnp.stack(fit_keys), training=how))
 
 
-def _apart(pairs: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
-    """The first and the second of each seed's pair, in lists."""
-    first, second = zip(*pairs, strict=True)
-    return list(first), list(second)
+def _guidance(guidance: Guidance | list[Guidance] | None) -> Guidance | list[Guidance]:
+    return Guidance() if guidance is None else guidance
 
 
-def _weighed(learner: ContextLearner, critics, weigh: Weigh | None) -> Any:
-    if weigh is None and critics:
-        raise ValueError(
-            "critics weigh nothing without weigh; give weigh=AdvantageWeights(), or leave critics "
-            "out"
-        )
-    if weigh is None:
-        return learner
-    if not critics:
-        raise ValueError("weigh needs critics; learn them with learn_skills or improve")
-    frozen = {name: Frozen(critic) for name, critic in critics.items()}
-    return GuidedLearner(frozen, learner, (("context", weigh),))
+def _provenance(training: Training) -> dict[str, int]:
+    return {"steps": training.steps, "batch_size": training.batch_size}
 
 
-def _mixed(found: Any) -> Any:
-    """The composed policies, where critics weighed their samples or not."""
-    if isinstance(found, list):
-        return [_mixed(one) for one in found]
-    return found[0]["context"] if isinstance(found, tuple) else found
-
-
-def _named(weigh: Weigh | ActorLoss | None) -> str:
+def _named(function: Callable | None) -> str:
     """In words that do not depend on where in memory it lies."""
-    return re.sub(r" at 0x[0-9a-f]+", "", str(weigh))
+    return re.sub(r" at 0x[0-9a-f]+", "", str(function))
 
 
-def _context(size: int, context: bool | nn.Module) -> nn.Module:
-    if isinstance(context, nn.Module):
-        return plain_settings(context)
-    return ContextNetwork(size) if context else ConstantWeights(size)
+def _optimizer(training: Training, default: Optimizer = OPTIMIZER) -> Optimizer | Transformation:
+    """What ``training`` says, or ``default``, whose average a bare optax transformation takes."""
+    given = default if training.optimizer is None else training.optimizer
+    return optimizer_of(given, default.ema_rate).over(training.steps)
 
 
-def _for_weights(network: nn.Module, steps: int, optimizer: Optimizer | None) -> Optimizer:
+def _for_weights(network: nn.Module, training: Training) -> Optimizer | Transformation:
     """Warns where constants could not get from 0 to 1, so that they would stay untrained."""
     if not isinstance(network, ConstantWeights):
-        return _for(steps, optimizer)
-    if optimizer is None:
-        optimizer = Optimizer(learning_rate=0.03, weight_decay=0.0, ema_rate=0.02)
-    optimizer = _for(steps, optimizer)
+        return _optimizer(training)
+    optimizer = _optimizer(training, CONSTANTS)
     if optimizer.reach < 1:
         warnings.warn(
-            f"in {steps} updates at learning rate {optimizer.learning_rate:g} constant weights "
-            f"move by at most {optimizer.reach:.2g}, and so stay near where they start; raise "
-            "steps or the learning rate until their product is at least 2",
-            stacklevel=5,
+            f"in {training.steps} updates at learning rate {optimizer.learning_rate:g} constant "
+            f"weights move by at most {optimizer.reach:.2g}, and so stay near where they start; "
+            "raise steps or the learning rate until their product is at least 2",
+            stacklevel=6,
         )
     return optimizer
-
-
-def _critics(statistics, data, objectives, options):
-    steps, optimizer, expectile, value_network = options
-    objectives = {"return": Return.scaled_to(data)} if objectives is None else objectives
-    if optimizer is None:
-        optimizer = Optimizer(weight_decay=0.0, ema_rate=0.005)
-    if not isinstance(expectile, Mapping):
-        expectile = dict.fromkeys(objectives, expectile)
-    if set(expectile) != set(objectives):
-        raise ValueError(
-            f"expectile names {sorted(expectile)}, but the critics are {sorted(objectives)}; give "
-            "one number for all, or one for each"
-        )
-    return {
-        name: CriticLearner(
-            statistics,
-            objective,
-            _for(steps, optimizer),
-            expectile[name],
-            value_network=value_network,
-        )
-        for name, objective in objectives.items()
-    }
-
-
-def _for(steps: int, optimizer: Optimizer | None) -> Optimizer:
-    if optimizer is None:
-        return Optimizer(steps=steps)
-    return dataclasses.replace(optimizer, steps=steps)
 
 
 def _check_sizes(policy: Policy | ComposedPolicy, data: TransitionDataset) -> None:

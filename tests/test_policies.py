@@ -23,6 +23,7 @@ from psec_jax import (
     Policy,
     SkillLibrary,
     Statistics,
+    Training,
     compose,
     fingerprint,
 )
@@ -381,7 +382,7 @@ def test_a_network_that_lays_out_its_batch_in_its_own_way_is_composed_and_acts(
     for seed, name in enumerate("uv"):
         library.add(name, make_skill(one_by_one, seed, size=0.3))
     narrow = ContextNetwork(2, (8,))
-    agent = compose(library, dataset, steps=3, key=KEY, batch_size=16, context=narrow)
+    agent = compose(library, dataset, key=KEY, training=Training(3, 16), composer=narrow)
     weights = np.asarray(agent.weights(observations))
     policy = one_by_one.with_bank(library.bank())
     for count in (1, 3, 4):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import psec_jax as psec
-from psec_jax.learners import AdvantageWeights, Feasibility, FeasibleWeights
+from psec_jax.learners.objectives import Feasibility, Return
+from psec_jax.learners.weights import AdvantageWeights, FeasibleWeights
 from psec_jax.networks import Denoiser
 
 KEY = jax.random.key(0)
@@ -51,32 +52,34 @@ def found(data, tmp_path_factory) -> dict[str, tuple[float, float]]:
     """(speed, share of violations) of each policy."""
     network = Denoiser(features=32, blocks=1, time_features=8, time_hidden=16, dropout=0.0)
     backbone = psec.DiffusionBackbone(1, network)
-    options = {"key": KEY, "optimizer": FAST, "batch_size": 256}
-    base = psec.pretrain(data, backbone=backbone, steps=800, **options)
-    skills, critics = psec.learn_skills(
-        base,
-        data,
-        skills={"reward": AdvantageWeights("return"), "safety": FeasibleWeights("feasibility")},
-        objectives={"return": psec.Return(0.9, scale=3.0), "feasibility": Feasibility(0.9)},
-        critic_optimizer=psec.Optimizer(learning_rate=5e-3, ema_rate=0.05, weight_decay=0.0),
+
+    def taking(steps):
+        return {"key": KEY, "training": psec.Training(steps, optimizer=FAST)}
+
+    base = psec.pretrain(data, backbone=backbone, **taking(800))
+    guidance = psec.Guidance(
+        objectives={"return": Return(0.9, scale=3.0), "feasibility": Feasibility(0.9)},
+        weights={"reward": AdvantageWeights("return"), "safety": FeasibleWeights("feasibility")},
         expectile=0.9,
-        adapter=psec.Adapter(rank=4, scale=4.0),
-        steps=1_000,
-        **options,
+        optimizer=psec.Optimizer(learning_rate=5e-3, ema_rate=0.05, weight_decay=0.0),
+    )
+    adapter = psec.Adapter(rank=4, scale=4.0)
+    skills, critics = psec.learn_skills(
+        base, data, guidance=guidance, adapter=adapter, **taking(1_000)
     )
     library = psec.SkillLibrary.create(tmp_path_factory.mktemp("safe") / "library", base)
     for name, skill in skills.items():
         library.add(name, skill)
     best = psec.safe_and_rewarding(data, cost_limit=1.0, return_quantile=0.7).data
     safe = psec.safe_and_rewarding(data, cost_limit=1.0, return_quantile=0.0).data
-    agent = psec.compose(library, best, steps=400, **options)
+    agent = psec.compose(library, best, **taking(400))
 
     def choosing(policy):
         return psec.BestOf(policy, critics["feasibility"], 8)
 
     return {
         "bc": drive(base),
-        "bc_safe": drive(psec.pretrain(safe, backbone=backbone, steps=800, **options)),
+        "bc_safe": drive(psec.pretrain(safe, backbone=backbone, **taking(800))),
         "reward": drive(base.with_bank(library.bank(["reward"]))),
         "safety": drive(base.with_bank(library.bank(["safety"]))),
         "psec": drive(choosing(agent)),

@@ -21,6 +21,7 @@ from psec_jax import (
     Policy,
     SkillLibrary,
     Statistics,
+    Training,
     fingerprint,
     learn_skill,
     pretrain,
@@ -119,7 +120,7 @@ def test_a_policy_made_of_its_parts_has_the_same_fingerprint(statistics):
 )
 def test_settings_that_cannot_be_stored_are_refused_by_name(dataset, backbone, message):
     with pytest.raises(ValueError, match=message):
-        pretrain(dataset, steps=1, key=KEY, backbone=backbone())
+        pretrain(dataset, key=KEY, training=Training(1), backbone=backbone())
 
 
 class Own(nn.Module):
@@ -228,9 +229,8 @@ def test_other_adapters_are_refused(setting, message):
 
 def test_numbers_of_steps_may_be_numpys(gaussian, dataset, same):
     def learn(steps, batch_size, rate):
-        optimizer = Optimizer(rate)
-        options = {"steps": steps, "batch_size": batch_size, "optimizer": optimizer}
-        return learn_skill(gaussian, dataset, rank=2, key=KEY, **options)
+        training = Training(steps, batch_size, Optimizer(rate))
+        return learn_skill(gaussian, dataset, key=KEY, training=training, adapter=Adapter(rank=2))
 
     plain = learn(3, 5, 0.125)
     for other in (
@@ -238,7 +238,7 @@ def test_numbers_of_steps_may_be_numpys(gaussian, dataset, same):
         learn(jnp.int32(3), jnp.int32(5), jnp.float32(0.125)),
     ):
         assert same(dict(plain.deltas), dict(other.deltas))
-    with pytest.raises(ValueError, match="batch_size must be an integer and be at least 1"):
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1"):
         learn(3, 5.0, 0.125)
 
 
@@ -326,7 +326,8 @@ data = psec.TransitionDataset(
     random.normal(size=(40, 2)), random.uniform(-1, 1, (40, 3)), random.normal(size=40),
     np.zeros(40, bool), np.arange(40) % 10 == 9,
 )
-key, options = jax.random.key(0), {"steps": 4, "batch_size": 8}
+key = jax.random.key(0)
+how = {"key": key, "training": psec.Training(4, 8)}
 networks = {
     "diffusion": psec.DiffusionBackbone(
         3, Denoiser(features=8, blocks=1, time_features=4, time_hidden=4)
@@ -342,11 +343,12 @@ def float32(what, tree):
 for name, backbone in networks.items():
     path = folder / name
     if double:
-        base = psec.pretrain(data, key=key, backbone=backbone, **options)
+        base = psec.pretrain(data, backbone=backbone, **how)
         library = psec.SkillLibrary.create(path, base)
-        library.add("low", psec.learn_skill(base, data, rank=2, key=key, **options))
+        low = psec.Adapter(rank=2)
+        library.add("low", psec.learn_skill(base, data, adapter=low, **how))
         full = psec.Adapter("full", targets="mean|out")
-        skills, critics = psec.learn_skills(base, data, adapter=full, key=key, **options)
+        skills, critics = psec.learn_skills(base, data, adapter=full, **how)
         library.add("full", skills["skill"])
         float32("critics", critics)
         fresh = psec.Policy.create(backbone, psec.Statistics.identity(2), key)
@@ -358,8 +360,8 @@ for name, backbone in networks.items():
     float32("merged", policy.merged(np.array([0.5, 1.0])))
     assert all(value.dtype == np.float32 for value in policy_tensors(library.base).values())
     observations = data.observations[:2]
-    for context in (True, False) if double else (False,):
-        agent = psec.compose(library, data, context=context, key=key, **options)
+    for composer in ("context", "constant") if double else ("constant",):
+        agent = psec.compose(library, data, composer=composer, **how)
         float32("agent", agent)
         assert np.isfinite(agent.act(key, observations)).all()
         simulators = SyncVectorEnv([Calm] * 2)

@@ -1,6 +1,7 @@
 """Composition: mixing a bank's skills by weights, at one of three levels."""
 
 from psec_jax.composition.agent import ComposedPolicy
+from psec_jax.composition.composer import Composer
 from psec_jax.composition.levels import LEVELS
 
-__all__ = ["LEVELS", "ComposedPolicy"]
+__all__ = ["LEVELS", "ComposedPolicy", "Composer"]

@@ -11,15 +11,9 @@ from psec_jax.learners.actors import (
 from psec_jax.learners.context import ContextLearner
 from psec_jax.learners.cql import CQL
 from psec_jax.learners.critics import CriticLearner, Critics, FeasibleFirst
-from psec_jax.learners.guided import (
-    AdvantageWeights,
-    FeasibleWeights,
-    FisorWeights,
-    Frozen,
-    GuidedLearner,
-)
-from psec_jax.learners.objectives import DiscountedCost, Feasibility, Return
-from psec_jax.learners.optimizer import Optimizer, TrainState
+from psec_jax.learners.guidance import Guidance
+from psec_jax.learners.guided import Frozen, GuidedLearner
+from psec_jax.learners.optimizer import Optimizer, TrainState, Transformation
 from psec_jax.learners.policy import PolicyLearner
 from psec_jax.learners.rebrac import ReBRAC
 from psec_jax.learners.skill import SkillLearner
@@ -29,26 +23,22 @@ __all__ = [
     "CQL",
     "TD3BC",
     "ActorLoss",
-    "AdvantageWeights",
     "AllParameters",
     "ContextLearner",
     "ContextParameters",
     "CriticLearner",
     "Critics",
     "Deltas",
-    "DiscountedCost",
-    "Feasibility",
     "FeasibleFirst",
-    "FeasibleWeights",
-    "FisorWeights",
     "Frozen",
+    "Guidance",
     "GuidedLearner",
     "Optimizer",
     "PolicyLearner",
     "ReBRAC",
-    "Return",
     "SkillLearner",
     "TrainState",
     "Trained",
+    "Transformation",
     "imitation",
 ]

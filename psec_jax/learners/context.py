@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from psec_jax.composition import ComposedPolicy
 from psec_jax.composition.levels import squared_error
 from psec_jax.learners.critics import Critics
-from psec_jax.learners.optimizer import Optimizer, TrainState, descend, mean_loss
+from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend, mean_loss
 
 
 @struct.dataclass
@@ -25,7 +25,7 @@ class ContextLearner:
     """
 
     composed: ComposedPolicy
-    optimizer: Optimizer = struct.field(pytree_node=False)
+    optimizer: AnyOptimizer = struct.field(pytree_node=False)
     anchor: tuple[float, ...] | None = struct.field(pytree_node=False, default=None)
     anchor_strength: float = struct.field(pytree_node=False, default=1.0)
     through_sampler: bool = struct.field(pytree_node=False, default=False)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from psec_jax import agents
 from psec_jax.learners.objectives import Objective
-from psec_jax.learners.optimizer import Optimizer, TrainState, descend
+from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend
 from psec_jax.networks import Critic
 from psec_jax.policies import Statistics
 from psec_jax.settings import python_number
@@ -132,7 +132,7 @@ class CriticLearner:
 
     statistics: Statistics
     objective: Objective
-    optimizer: Optimizer = struct.field(pytree_node=False)
+    optimizer: AnyOptimizer = struct.field(pytree_node=False)
     expectile: float = struct.field(pytree_node=False, default=0.7)
     network: Critic = struct.field(pytree_node=False, default=Critic())
     ensemble: int = struct.field(pytree_node=False, default=2)

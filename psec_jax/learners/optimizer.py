@@ -1,7 +1,11 @@
-"""What every learner does with a loss: AdamW under a schedule, and an average of the weights."""
+"""What every learner does with a loss: a step of an optimizer, and an average of the parameters.
 
+An optimizer is an ``Optimizer``, which is AdamW under a schedule, or any optax transformation.
+"""
+
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -45,8 +49,11 @@ class Optimizer:
             raise ValueError(f"steps must be at least 1, not {self.steps!r}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, not {self.learning_rate!r}")
-        if not 0 < self.ema_rate <= 1:
-            raise ValueError(f"ema_rate must be in (0, 1], not {self.ema_rate!r}")
+        _check_ema_rate(self.ema_rate)
+
+    def over(self, steps: int) -> "Optimizer":
+        """The same with its schedule over ``steps`` updates."""
+        return replace(self, steps=steps)
 
     @property
     def reach(self) -> float:
@@ -57,12 +64,60 @@ class Optimizer:
         steps = (self.steps + 1) / 2 if self.schedule == "cosine" else self.steps
         return self.learning_rate * steps
 
+    @property
     def transformation(self) -> optax.GradientTransformation:
         schedule = SCHEDULES[self.schedule](self.learning_rate, self.steps)
         adamw = optax.adamw(schedule, weight_decay=self.weight_decay)
         if self.clip is None:
             return adamw
         return optax.chain(optax.clip_by_global_norm(self.clip), adamw)
+
+
+@dataclass(frozen=True)
+class Transformation:
+    """Any optax transformation, with an ``ema_rate`` as in ``Optimizer``.
+
+    Its learning rate and schedule are its own, whatever the number of updates.
+    """
+
+    transformation: optax.GradientTransformation
+    ema_rate: float = Optimizer.ema_rate
+
+    def __post_init__(self):
+        if not isinstance(self.transformation, optax.GradientTransformation):
+            raise ValueError(
+                "transformation must be an optax transformation, such as optax.adam(1e-3), not "
+                f"{self.transformation!r}"
+            )
+        object.__setattr__(self, "ema_rate", python_number(self.ema_rate))
+        _check_ema_rate(self.ema_rate)
+
+    def over(self, steps: int) -> "Transformation":
+        del steps
+        return self
+
+    @property
+    def reach(self) -> float:
+        """Unknown, so without bound."""
+        return math.inf
+
+
+AnyOptimizer = Optimizer | Transformation | optax.GradientTransformation
+
+
+def optimizer_of(
+    value: AnyOptimizer, ema_rate: float = Optimizer.ema_rate
+) -> Optimizer | Transformation:
+    """``value``, a bare optax transformation with ``ema_rate``; raises ``ValueError`` for what is
+    no optimizer."""
+    if isinstance(value, optax.GradientTransformation):
+        return Transformation(value, ema_rate)
+    if not isinstance(value, Optimizer | Transformation):
+        raise ValueError(
+            "optimizer must be a psec_jax.Optimizer or an optax transformation, such as "
+            f"optax.adam(1e-3), not {value!r}"
+        )
+    return value
 
 
 @struct.dataclass
@@ -74,8 +129,8 @@ class TrainState:
     optimizer: optax.OptState
 
     @classmethod
-    def start(cls, params: Any, optimizer: Optimizer) -> "TrainState":
-        return cls(params, params, optimizer.transformation().init(params))
+    def start(cls, params: Any, optimizer: AnyOptimizer) -> "TrainState":
+        return cls(params, params, optimizer_of(optimizer).transformation.init(params))
 
 
 def mean_loss(losses: Float[Array, "batch"], batch: dict[str, Array]) -> Float[Array, ""]:
@@ -84,11 +139,17 @@ def mean_loss(losses: Float[Array, "batch"], batch: dict[str, Array]) -> Float[A
 
 
 def descend(
-    loss: Callable[[Any], jax.Array], state: TrainState, optimizer: Optimizer
+    loss: Callable[[Any], jax.Array], state: TrainState, optimizer: AnyOptimizer
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step down ``loss(params) -> scalar``; returns the new state and the loss."""
+    optimizer = optimizer_of(optimizer)
     value, gradients = jax.value_and_grad(loss)(state.params)
-    updates, moments = optimizer.transformation().update(gradients, state.optimizer, state.params)
+    updates, moments = optimizer.transformation.update(gradients, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     average = optax.incremental_update(params, state.average, optimizer.ema_rate)
     return TrainState(params, average, moments), {"loss": value}
+
+
+def _check_ema_rate(rate: float) -> None:
+    if not 0 < rate <= 1:
+        raise ValueError(f"ema_rate must be in (0, 1], not {rate!r}")

@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from psec_jax.learners.actors import ActorLoss, AllParameters, imitation
 from psec_jax.learners.critics import Critics
-from psec_jax.learners.optimizer import Optimizer, TrainState, descend, mean_loss
+from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend, mean_loss
 from psec_jax.policies import Policy
 
 
@@ -18,7 +18,7 @@ class PolicyLearner:
     critics enter (``learners.actors``)."""
 
     policy: Policy
-    optimizer: Optimizer = struct.field(pytree_node=False)
+    optimizer: AnyOptimizer = struct.field(pytree_node=False)
     loss: ActorLoss = struct.field(pytree_node=False, default=imitation)
 
     name = "policy"

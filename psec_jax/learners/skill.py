@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from psec_jax.learners.actors import ActorLoss, Deltas, imitation
 from psec_jax.learners.critics import Critics
-from psec_jax.learners.optimizer import Optimizer, TrainState, descend, mean_loss
+from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend, mean_loss
 from psec_jax.policies import Policy
 from psec_jax.skills.bank import Adapter, Skill
 
@@ -20,7 +20,7 @@ class SkillLearner:
 
     policy: Policy
     adapter: Adapter = struct.field(pytree_node=False)
-    optimizer: Optimizer = struct.field(pytree_node=False)
+    optimizer: AnyOptimizer = struct.field(pytree_node=False)
     loss: ActorLoss = struct.field(pytree_node=False, default=imitation)
 
     name = "skill"

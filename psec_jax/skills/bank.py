@@ -1,7 +1,7 @@
 """Skills and banks of skills."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -118,6 +118,21 @@ class Bank:
         scales = jnp.array([skill.adapter.scale for skill in skills.values()], jnp.float32)
         letters = jnp.array(list(base.encode()), jnp.uint8)
         return cls(layers, scales, letters, tuple(skills))
+
+    def select(self, names: Sequence[str]) -> "Bank":
+        """The bank of these skills alone, in this order; raises ``KeyError`` for one that is not
+        here."""
+        if unknown := [name for name in names if name not in self.names]:
+            raise KeyError(f"no skill {unknown[0]!r} in the bank; it has {list(self.names)}")
+        if not names:
+            raise ValueError("a bank needs at least one skill")
+        chosen = [self.names.index(name) for name in names]
+        layers = {
+            path: tuple(d.select(chosen) for d in deltas if any(d.ranks[i] for i in chosen))
+            for path, deltas in self.layers.items()
+        }
+        layers = {path: deltas for path, deltas in layers.items() if deltas}
+        return Bank(layers, self.scales[np.array(chosen)], self.letters, tuple(names))
 
     @property
     def size(self) -> int:

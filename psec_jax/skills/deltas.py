@@ -37,6 +37,12 @@ class LowRank:
     def kernel(self, gains: Float[Array, "skill"]) -> Float[Array, "input output"]:
         return (self.down * gains[self.owner]) @ self.up
 
+    def select(self, skills: Sequence[int]) -> "LowRank":
+        """The terms of these skills alone, in this order."""
+        columns = np.concatenate([np.flatnonzero(self.owner == skill) for skill in skills])
+        ranks = tuple(self.ranks[skill] for skill in skills)
+        return LowRank(self.down[:, columns], self.up[columns], ranks)
+
 
 @struct.dataclass
 class Full:
@@ -59,6 +65,11 @@ class Full:
 
     def kernel(self, gains: Float[Array, "skill"]) -> Float[Array, "input output"]:
         return jnp.einsum("m,mio->io", gains[self.owner], self.kernels)
+
+    def select(self, skills: Sequence[int]) -> "Full":
+        """The terms of these skills alone, in this order."""
+        terms = np.concatenate([np.flatnonzero(self.owner == skill) for skill in skills])
+        return Full(self.kernels[terms], tuple(self.ranks[skill] for skill in skills))
 
 
 Delta = LowRank | Full

@@ -1,5 +1,6 @@
 """``fit``: one loop for every learner, chunks of updates compiled into one program."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -14,9 +15,7 @@ from psec_jax.data.dataset import TransitionDataset
 from psec_jax.errors import Diverged
 from psec_jax.settings import python_number
 from psec_jax.training.background import BackgroundWorker
-from psec_jax.training.checkpoints import Checkpoints
 from psec_jax.training.devices import Layout
-from psec_jax.training.metrics import Writer
 from psec_jax.training.origin import Origin, origin_of
 from psec_jax.training.processes import leads
 from psec_jax.training.progress import Progress
@@ -28,6 +27,7 @@ from psec_jax.training.seeds import (
     stacked,
     unstacked,
 )
+from psec_jax.training.training import Training
 
 
 class Learner(Protocol):
@@ -48,59 +48,39 @@ def fit(
     learner: Learner | list[Learner],
     data: TransitionDataset | list[TransitionDataset],
     *,
-    steps: int,
-    batch_size: int,
     key: jax.Array,
+    training: Training,
     state: Any = None,
     start: int = 0,
-    chunk: int = 100,
-    label: str | list[str] | None = None,
-    writer: Writer | None = None,
-    progress: bool = False,
-    every: int | None = None,
-    inspect: Callable[[int, Any], Any] | None = None,
-    checkpoints: Checkpoints | None = None,
-    best: bool = False,
 ) -> Any:
     """Train ``learner`` on minibatches drawn uniformly from ``data``; returns its final state.
 
-    ``chunk`` updates run in one compiled program, with the data on the device and the state's
-    memory reused, and where there are several devices each takes its share of every batch; the
-    host sees only the mean of each metric over a chunk, which goes to ``writer`` and the progress
-    bar under ``label``. Update i uses the key ``fold_in(key, i)``, so training 0…n in one call
-    equals 0…m and then, with ``state`` and ``start=m``, m…n.
+    The data are on the device and the state's memory is reused; where there are several devices
+    each takes its share of every batch. Update i uses the key ``fold_in(key, i)``, so training 0…n
+    in one call equals 0…m and then, with ``state`` and ``start=m``, m…n. The learner has an
+    optimizer of its own, so ``training`` may not.
 
     **Several seeds.** With keys of shape (n,) n seeds are trained in one program, ``vmap`` of the
     same update, and a list of n states is returned, those of one after another to float
-    tolerance. ``learner``, ``data``, ``state`` and ``label`` may each be a list of n, one for each
+    tolerance. ``learner``, ``data``, ``state`` and the label may each be a list of n, one for each
     seed, whose learners differ in their arrays only. Seeds are saved together.
 
     After ``join_processes`` all processes must make the same calls, with equal data, keys and
     states, and an ``inspect`` that does alike; each returns the same, and the first alone writes.
 
-    After ``every`` updates, and the last, ``inspect(step, state)`` is called in a thread beside
-    the training, one call at a time, and has returned before a later state is saved. With
-    ``checkpoints`` the states of this ``label`` are saved there, and learning goes on after the
-    last of them: the result is the same as if it had never stopped. States that another learner,
-    data, key, batch size or initial state made are refused with ``OtherTraining``, which names
-    what differs; the code of a learner's class is not compared.
-
-    ``inspect`` may return how good the state is, for several seeds a list or their mean, and the
-    best state of those that are saved then is kept among the checkpoints; with ``best`` it is
-    returned in place of the last, for one seed only.
-
+    Saved states that another learner, data, key, batch size or initial state made are refused with
+    ``OtherTraining``, which names what differs; the code of a learner's class is not compared.
     Raises ``Diverged`` naming the label and the step at which a metric stopped being finite.
     """
-    steps, batch_size = _count("steps", steps), _count("batch_size", batch_size)
-    chunk, every = _count("chunk", chunk), _count("every", steps if every is None else every)
+    if training.optimizer is not None:
+        raise ValueError(
+            "fit takes no optimizer, since a learner has its own: give it to the learner, and "
+            "leave it out of Training"
+        )
     start = python_number(start)
-    if not 0 <= start <= steps:
-        raise ValueError(f"start must be from 0 to steps, {steps}, not {start!r}")
-    if checkpoints is not None and label is None:
-        raise ValueError("checkpoints need a label, by which the states of this fit are found")
-    if best and (checkpoints is None or inspect is None):
-        raise ValueError("best needs checkpoints, and an inspect that says how good a state is")
-    if best and (seed_count(key) or 1) > 1:
+    if not 0 <= start <= training.steps:
+        raise ValueError(f"start must be from 0 to steps, {training.steps}, not {start!r}")
+    if training.best and (seed_count(key) or 1) > 1:
         raise ValueError(
             "best is of one seed: several are saved together, at the same steps; train them one "
             "after another, or take the last states"
@@ -108,24 +88,22 @@ def fit(
     several = seed_count(key)
     count = several or 1
     seeds = [
-        _Seed.of(*parts, batch_size, start, checkpoints is not None)
+        _Seed.of(*parts, training, start)
         for parts in zip(
             for_each_seed(learner, count, "learner"),
             for_each_seed(data, count, "data"),
             [key] if several is None else list(key),
             for_each_seed(state, count, "state"),
-            _labels(label, for_each_seed(learner, count, "learner"), several),
+            _labels(training.label, for_each_seed(learner, count, "learner"), several),
             strict=True,
         )
     ]
     _check_alike(seeds)
-    numbers = _Numbers(start, steps, batch_size, chunk, every, best)
-    written = writer if leads() else None
-    shown = inspect
+    inspect = training.inspect
     if several is None and inspect is not None:
-        shown = lambda step, states: inspect(step, states[0])  # noqa: E731
-    found = _run(seeds, numbers, written, progress and leads(), shown, checkpoints)
-    return found[0] if several is None else found
+        inspect = lambda step, states: training.inspect(step, states[0])  # noqa: E731
+    states = _run(seeds, dataclasses.replace(training, inspect=inspect), start)
+    return states[0] if several is None else states
 
 
 def _labels(label: str | list[str] | None, learners: list, several: int | None) -> list[str]:
@@ -135,16 +113,6 @@ def _labels(label: str | list[str] | None, learners: list, several: int | None) 
     if several is None:
         return names
     return [f"{name} [{index}]" for index, name in enumerate(names)]
-
-
-@dataclass(frozen=True)
-class _Numbers:
-    start: int
-    steps: int
-    batch_size: int
-    chunk: int
-    every: int
-    best: bool
 
 
 @dataclass(frozen=True)
@@ -159,10 +127,12 @@ class _Seed:
     made_by: Origin
 
     @classmethod
-    def of(cls, learner, data, key, state, label, batch_size, start, saved) -> "_Seed":
+    def of(cls, learner, data, key, state, label, training, start) -> "_Seed":
         init_key, update_key = jax.random.split(key)
         columns = data.columns(learner.columns)
-        made_by = origin_of(learner, columns, key, batch_size, state, start) if saved else {}
+        made_by = {}
+        if training.checkpoints is not None:
+            made_by = origin_of(learner, columns, key, training.batch_size, state, start)
         if state is None:
             example = {name: jnp.asarray(values[:1]) for name, values in columns.items()}
             state = learner.init(init_key, example)
@@ -183,26 +153,14 @@ def _check_alike(seeds: Sequence[_Seed]) -> None:
             )
 
 
-def _count(name: str, value: Any) -> int:
-    value = python_number(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer and be at least 1, not {value!r}")
-    return value
-
-
-def _run(
-    seeds: Sequence[_Seed],
-    numbers: _Numbers,
-    writer: Writer | None,
-    progress: bool,
-    inspect: Callable[[int, list], Any] | None,
-    checkpoints: Checkpoints | None,
-) -> list[Any]:
+def _run(seeds: Sequence[_Seed], training: Training, start: int) -> list[Any]:
     """The final state of each seed."""
-    step, steps, every = numbers.start, numbers.steps, numbers.every
+    step, steps, every = start, training.steps, training.every or training.steps
+    inspect, checkpoints = training.inspect, training.checkpoints
+    writer = training.writer if leads() else None
     labels = [seed.label for seed in seeds]
     label = " + ".join(labels)
-    layout = Layout.of(len(seeds), numbers.batch_size)
+    layout = Layout.of(len(seeds), training.batch_size)
     learner, state, key = stacked([(seed.learner, seed.state, seed.key) for seed in seeds])
     # Chunks donate the state, so it must not share memory with the learner's frozen parts.
     state = layout.by_seed(jax.tree.map(jnp.copy, state))
@@ -222,11 +180,11 @@ def _run(
         learner, key, ranges = layout.by_seed((learner, key, ranges))
         arrays = layout.everywhere(arrays)
         with (
-            Progress(_short(labels), steps, step, shown=progress) as bar,
+            Progress(_short(labels), steps, step, shown=training.progress and leads()) as bar,
             BackgroundWorker() as worker,
         ):
             while step < steps:
-                length = min(numbers.chunk, steps - step, every - step % every)
+                length = min(training.chunk, steps - step, every - step % every)
                 state, metrics = _run_chunk(
                     learner,
                     state,
@@ -235,13 +193,13 @@ def _run(
                     key,
                     step,
                     length=length,
-                    batch_size=numbers.batch_size,
+                    batch_size=training.batch_size,
                     layout=layout,
                 )
                 each = unstacked(jax.device_get(metrics), len(seeds))
                 means = [
-                    _finite_means(found, name, step)
-                    for found, name in zip(each, labels, strict=True)
+                    _finite_means(metrics, name, step)
+                    for metrics, name in zip(each, labels, strict=True)
                 ]
                 step += length
                 bar.advance(step, float(np.mean([mean["loss"] for mean in means])))
@@ -254,17 +212,17 @@ def _run(
                     worker(_inspect, inspect, step, states)
                 if session is not None:
                     session.keep(step, state, last=step == steps, after=worker.wait)
-        if numbers.best:
+        if training.best:
             step, state = session.best(state) or (step, state)
     return unstacked(layout.returned(state), len(seeds))
 
 
 def _inspect(inspect: Callable, step: int, states: list[Any]) -> tuple[int, float] | None:
-    """Shows the states; returns the step and how good they are on average, where that is said."""
-    said = inspect(step, states)
-    if said is None or (isinstance(said, list | tuple) and None in said):
+    """Shows the states; returns the step and their mean score, if ``inspect`` gives one."""
+    score = inspect(step, states)
+    if score is None or (isinstance(score, list | tuple) and None in score):
         return None
-    return step, float(np.mean(said))
+    return step, float(np.mean(score))
 
 
 def _short(labels: Sequence[str]) -> str:

@@ -35,8 +35,8 @@ def growth(batch: int, repeats: int) -> dict:
 
     def updates(learner: Learner, batch: int = batch, seeds: int = 1) -> float:
         keys = jax.random.split(jax.random.key(0), seeds)
-        options = {"steps": STEPS, "batch_size": batch, "chunk": STEPS}
-        seconds = best_seconds(partial(fit, learner, data, key=keys, **options), repeats)
+        training = psec.Training(STEPS, batch, chunk=STEPS)
+        seconds = best_seconds(partial(fit, learner, data, key=keys, training=training), repeats)
         return round(seeds * STEPS / seconds, 1)
 
     def milliseconds(act: Callable[[], object]) -> float:
@@ -83,7 +83,7 @@ def growth(batch: int, repeats: int) -> dict:
 def guided(base: Policy, count: int) -> GuidedLearner:
     optimizer = psec.Optimizer(steps=STEPS)
     return GuidedLearner(
-        {"return": CriticLearner(base.statistics, psec.Return(), optimizer)},
+        {"return": CriticLearner(base.statistics, psec.objectives.Return(), optimizer)},
         SkillLearner(base, psec.Adapter(rank=RANK), optimizer),
-        tuple((f"skill-{i}", psec.AdvantageWeights()) for i in range(count)),
+        tuple((f"skill-{i}", psec.weights.AdvantageWeights()) for i in range(count)),
     )

@@ -27,9 +27,9 @@ def learners(base: Policy, steps: int, skills: int) -> dict[str, Learner]:
         "pretraining": PolicyLearner(base, optimizer),
         "skill": skill,
         "critics and skill": GuidedLearner(
-            {"return": CriticLearner(base.statistics, psec.Return(), optimizer)},
+            {"return": CriticLearner(base.statistics, psec.objectives.Return(), optimizer)},
             skill,
-            (("skill", psec.AdvantageWeights()),),
+            (("skill", psec.weights.AdvantageWeights()),),
         ),
         "context": ContextLearner(composed(base, skills), optimizer),
     }
@@ -40,9 +40,9 @@ def learning(batch: int, repeats: int) -> dict:
     steps, skills = 200, 2
     base, data = paper_policy(), random_data()
     products = learner_products(base, batch, RANK, skills)
-    section = {}
+    training, section = psec.Training(steps, batch), {}
     for name, learner in learners(base, steps, skills).items():
-        run = partial(fit, learner, data, steps=steps, batch_size=batch, key=jax.random.key(0))
+        run = partial(fit, learner, data, key=jax.random.key(0), training=training)
         updates = steps / best_seconds(run, repeats)
         bare = product_seconds(products[name], repeats)
         rate = flops(products[name]) * updates / 1e9

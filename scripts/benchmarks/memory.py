@@ -111,16 +111,13 @@ def train(case: Case) -> None:
     data = dataset(case.rows)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(folder) if case.checkpoints else None
-
         fit(
             [learner(case) for _ in range(case.seeds)],
             data,
-            steps=STEPS,
-            batch_size=case.batch,
             key=jax.random.split(jax.random.key(0), case.seeds),
-            chunk=2,
-            label="seed",
-            checkpoints=checkpoints,
+            training=psec.Training(
+                STEPS, case.batch, label="seed", checkpoints=checkpoints, chunk=2
+            ),
         )
 
 

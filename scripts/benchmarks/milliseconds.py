@@ -27,7 +27,8 @@ def milliseconds(batch: int, repeats: int) -> dict:
     the last row but one."""
     base, data = paper_policy(), random_data()
     learner = learners(base, STEPS, 1)["pretraining"]
-    run = partial(fit, learner, data, steps=STEPS, batch_size=batch, key=jax.random.key(0))
+    training = psec.Training(STEPS, batch)
+    run = partial(fit, learner, data, key=jax.random.key(0), training=training)
     whole = best_seconds(run, repeats) / STEPS
     products = learner_products(base, batch, RANK, 1)["pretraining"]
     parts = {
@@ -71,7 +72,7 @@ def optimizer_seconds(params: Any, repeats: int) -> float:
 
     def step(gradients, state, index):
         del index
-        updates, moments = optimizer.transformation().update(
+        updates, moments = optimizer.transformation.update(
             gradients, state.optimizer, state.params
         )
         new = optax.apply_updates(state.params, updates)

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psec_jax import Return, TransitionDataset, concatenate
+from psec_jax import TransitionDataset, concatenate
 from psec_jax.data.dataset import INSIDE
 from psec_jax.data.selection import safe_and_rewarding
+from psec_jax.learners.objectives import Return
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 # What ``make`` gives; next actions follow from the others.

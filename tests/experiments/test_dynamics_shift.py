@@ -121,7 +121,7 @@ def test_baselines_act_as_their_plans_say_and_may_be_trained_with_others(tmp_pat
     for name in config.methods:
         plan = getattr(config.baselines, name)
         assert plan.backbone(2).deterministic and plan.backbone(2).network.hidden == (8,)
-    assert config.baselines.cql.build(None, psec.Return()).alpha == 5.0
+    assert config.baselines.cql.build(None, psec.objectives.Return()).alpha == 5.0
     recorder = Recorder(tmp_path)
     run(config, tmp_path, recorder)
     recorder.close()

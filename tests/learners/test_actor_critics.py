@@ -16,12 +16,11 @@ from psec_jax.learners import (
     AllParameters,
     ContextParameters,
     Deltas,
-    DiscountedCost,
     ReBRAC,
-    Return,
 )
+from psec_jax.learners.objectives import DiscountedCost, Return
 from psec_jax.networks import ConstantWeights, Critic
-from psec_jax.training import fit
+from psec_jax.training import Training, fit
 
 KEY = jax.random.key(6)
 ALGORITHMS = {"td3bc": TD3BC, "cql": CQL, "rebrac": ReBRAC}
@@ -38,8 +37,9 @@ PLAIN = {
 each = pytest.mark.parametrize("name", ALGORITHMS)
 
 
-def learn(learner, data, steps=6, **options):
-    return fit(learner, data, steps=steps, batch_size=16, key=KEY, chunk=3, **options)
+def learn(learner, data, steps=6, **given):
+    training = Training(steps, 16, chunk=3)
+    return fit(learner, data, key=KEY, training=training, **given)
 
 
 @each

@@ -7,7 +7,6 @@ import pytest
 
 import psec_jax as psec
 from psec_jax.learners import (
-    AdvantageWeights,
     AllParameters,
     ContextParameters,
     Critics,
@@ -17,8 +16,9 @@ from psec_jax.learners import (
     PolicyLearner,
     SkillLearner,
 )
+from psec_jax.learners.weights import AdvantageWeights
 from psec_jax.networks import ConstantWeights, Critic, GaussianActor
-from psec_jax.training import fit
+from psec_jax.training import Training, fit
 
 KEY = jax.random.key(4)
 SETTINGS = psec.Optimizer(0.03, weight_decay=0.0, ema_rate=0.1, steps=400)
@@ -59,8 +59,8 @@ def action(policy):
 
 
 def best(policies, data):
-    options = {"steps": 400, "batch_size": 64, "key": KEY, "chunk": 400}
-    return policies.result(fit(policies, data, **options))[0]
+    training = Training(400, 64, chunk=400)
+    return policies.result(fit(policies, data, key=KEY, training=training))[0]
 
 
 # (π − a)² − 0.1 · 3 π is least at the mean of a, 0.1, and 0.15 on.
@@ -138,4 +138,4 @@ def test_a_policy_that_carries_skills_is_not_trained(gaussian, make_bank, datase
         SkillLearner(carrying, psec.Adapter(rank=2), once),
     ):
         with pytest.raises(ValueError, match=r"carries the skills .*merge them first"):
-            fit(learner, dataset, steps=2, batch_size=4, key=KEY)
+            fit(learner, dataset, key=KEY, training=Training(2, 4))

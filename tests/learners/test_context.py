@@ -6,6 +6,7 @@ import pytest
 
 from psec_jax import (
     ComposedPolicy,
+    Composer,
     GaussianBackbone,
     Optimizer,
     SkillLibrary,
@@ -14,7 +15,7 @@ from psec_jax import (
 )
 from psec_jax.learners import ContextLearner
 from psec_jax.networks import ConstantWeights, ContextNetwork
-from psec_jax.training import fit
+from psec_jax.training import Training, fit
 
 KEY = jax.random.key(4)
 TWO = ({"scale": 4.0}, {"rank": 3, "scale": 4.0})
@@ -27,7 +28,7 @@ def carrying(gaussian, make_bank):
 
 def learn(composed, data, steps):
     learner = ContextLearner(composed, Optimizer(steps=steps, learning_rate=0.03, ema_rate=0.2))
-    return learner.result(fit(learner, data, steps=steps, batch_size=64, key=KEY))
+    return learner.result(fit(learner, data, key=KEY, training=Training(steps, 64)))
 
 
 def acted(policy, data, weights):
@@ -59,7 +60,8 @@ def test_constants_reach_a_corner_by_the_verbs_own_optimizer(gaussian, make_skil
     of_bank = gaussian.with_bank(library.bank())
     composed = ComposedPolicy.create(of_bank, ConstantWeights(2), "action", KEY)
     data = acted(composed, data, np.float32([0, 1]))
-    agent = compose(library, data, level="action", steps=300, key=KEY, context=False)
+    composer = Composer("constant", "action")
+    agent = compose(library, data, key=KEY, training=Training(300), composer=composer)
     np.testing.assert_allclose(agent.weights(states)[0], [0, 1], atol=0.05)
 
 
@@ -125,7 +127,7 @@ def test_an_anchor_draws_mean_weights_towards_itself(carrying, dataset):
     def distance(*options):
         optimizer = Optimizer(steps=200, learning_rate=0.03, ema_rate=0.2)
         learner = ContextLearner(composed, optimizer, *options)
-        state = fit(learner, dataset, steps=200, batch_size=64, key=KEY)
+        state = fit(learner, dataset, key=KEY, training=Training(200, 64))
         weights = learner.result(state).weights(dataset.observations)
         return float(np.abs(np.asarray(weights).mean(axis=0) - np.array(anchor)).max())
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import psec_jax as psec
-from psec_jax.learners import CQL, AllParameters, Critics, Deltas, Return
+from psec_jax.learners import CQL, AllParameters, Critics, Deltas
 from psec_jax.learners.cql import sampled
+from psec_jax.learners.objectives import Return
 from psec_jax.networks import Critic, GaussianActor
 
 KEY = jax.random.key(8)

@@ -26,18 +26,12 @@ from psec_jax import (
     Statistics,
     TransitionDataset,
 )
-from psec_jax.learners import (
-    CriticLearner,
-    Critics,
-    DiscountedCost,
-    Feasibility,
-    FeasibleFirst,
-    Return,
-)
+from psec_jax.learners import CriticLearner, Critics, FeasibleFirst
 from psec_jax.learners.critics import expectile_loss
+from psec_jax.learners.objectives import DiscountedCost, Feasibility, Return
 from psec_jax.learners.optimizer import TrainState
 from psec_jax.networks import Critic, GaussianActor
-from psec_jax.training import fit
+from psec_jax.training import Training, fit
 
 KEY = jax.random.key(3)
 TABLE = Critic(hidden=())
@@ -449,7 +443,7 @@ def test_how_far_critics_look_ahead_follows_from_the_target_networks_rate(rate, 
     optimizer = Optimizer(0.01, 0.0, rate, steps=steps, schedule="constant")
     objective = Return(discount=0.98)  # The value is 1.
     learner = CriticLearner(Statistics.identity(1), objective, optimizer, 0.5, Critic(()))
-    state = fit(learner, data, steps=steps, batch_size=1, key=KEY)
+    state = fit(learner, data, key=KEY, training=Training(steps, 1))
     reached = float(learner.result(state).value(zeros)[0])
     assert reached == pytest.approx(1 - np.exp(-steps * rate * (1 - objective.discount)), abs=0.05)
 

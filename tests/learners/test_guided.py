@@ -14,14 +14,13 @@ from hypothesis.extra import numpy as arrays
 
 from psec_jax import (
     Adapter,
-    AdvantageWeights,
     Bank,
     ComposedPolicy,
     DiffusionBackbone,
     GaussianBackbone,
+    Guidance,
     Optimizer,
     Policy,
-    Return,
     Statistics,
     TransitionDataset,
     fingerprint,
@@ -30,16 +29,15 @@ from psec_jax import (
 from psec_jax.learners import (
     ContextLearner,
     CriticLearner,
-    DiscountedCost,
-    FeasibleWeights,
-    FisorWeights,
     Frozen,
     GuidedLearner,
     PolicyLearner,
     SkillLearner,
 )
+from psec_jax.learners.objectives import DiscountedCost, Return
+from psec_jax.learners.weights import AdvantageWeights, FeasibleWeights, FisorWeights
 from psec_jax.networks import ContextNetwork, Critic, Denoiser, GaussianActor
-from psec_jax.training import fit
+from psec_jax.training import Training, fit
 
 KEY = jax.random.key(5)
 FAST = Optimizer(steps=8, learning_rate=0.03, ema_rate=0.5, weight_decay=0.0)
@@ -314,8 +312,9 @@ def begin(learner, data):
     return jax.jit(learner.init)(KEY, data.columns(learner.columns))
 
 
-def train(learner, data, steps=6, **options):
-    return fit(learner, data, steps=steps, batch_size=16, key=KEY, chunk=3, **options)
+def train(learner, data, steps=6, **given):
+    training = Training(steps, 16, chunk=3)
+    return fit(learner, data, key=KEY, training=training, **given)
 
 
 @pytest.fixture(scope="module")
@@ -427,15 +426,15 @@ def learn_both_ways(backbone, bandit, steps, rate):
     settings = Optimizer(steps=steps, learning_rate=rate, ema_rate=0.03, weight_decay=0.0)
     base = jax.jit(Policy.create, static_argnums=0)(backbone, Statistics.identity(1), KEY)
     cloning = PolicyLearner(base, settings)
-    options = {"steps": steps, "batch_size": 128, "key": KEY, "chunk": steps}
-    base = cloning.result(fit(cloning, bandit, **options))
+    how = {"key": KEY, "training": Training(steps, 128, chunk=steps)}
+    base = cloning.result(fit(cloning, bandit, **how))
     skill = SkillLearner(base, Adapter(rank=4, scale=4.0), settings)
     guided = GuidedLearner(
         {"return": CriticLearner(base.statistics, Return(), settings, 0.7, Critic((16,)))},
         skill,
         (("imitating", None), ("better", AdvantageWeights(temperature=10.0))),
     )
-    learned, _ = guided.result(fit(guided, bandit, **options))
+    learned, _ = guided.result(fit(guided, bandit, **how))
     return base, *(base.with_bank(Bank.of({n: s})) for n, s in learned.items())
 
 
@@ -460,5 +459,6 @@ def test_a_weighted_skill_of_a_gaussian_policy_moves_to_the_better_of_two_modes(
 
 
 def test_a_critic_that_is_not_there_is_named(gaussian, dataset):
+    rewarded = Guidance({"reward": Return()})
     with pytest.raises(ValueError, match=r"by the critic 'return', but there are \['reward'\]"):
-        improve(gaussian, dataset, objectives={"reward": Return()}, steps=2, key=KEY, batch_size=4)
+        improve(gaussian, dataset, key=KEY, training=Training(2, 4), guidance=rewarded)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from psec_jax import TransitionDataset
-from psec_jax.learners import DiscountedCost, Feasibility, Return
+from psec_jax.learners.objectives import DiscountedCost, Feasibility, Return
 
 ROWS = 6
 DISCOUNTS = st.floats(0, 0.999)

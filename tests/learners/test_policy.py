@@ -3,14 +3,14 @@ import numpy as np
 
 from psec_jax import DiffusionBackbone, Optimizer, fingerprint
 from psec_jax.learners import PolicyLearner
-from psec_jax.training import fit
+from psec_jax.training import Training, fit
 
 KEY = jax.random.key(0)
 
 
 def test_a_cloned_policy_acts_like_its_data(gaussian, dataset):
     learner = PolicyLearner(gaussian, Optimizer(steps=200, learning_rate=1e-2, ema_rate=0.1))
-    cloned = learner.result(fit(learner, dataset, steps=200, batch_size=32, key=KEY))
+    cloned = learner.result(fit(learner, dataset, key=KEY, training=Training(200, 32)))
 
     def distance(policy):
         return np.abs(policy.act(KEY, dataset.observations) - dataset.actions).mean()
@@ -21,7 +21,7 @@ def test_a_cloned_policy_acts_like_its_data(gaussian, dataset):
 def test_training_changes_every_parameter_and_nothing_else(policy, dataset, same):
     before = jax.device_get(policy), fingerprint(policy)
     learner = PolicyLearner(policy, Optimizer(steps=2, ema_rate=0.5))
-    state = fit(learner, dataset, steps=2, batch_size=32, key=KEY)
+    state = fit(learner, dataset, key=KEY, training=Training(2, 32))
     trained = learner.result(state)
     assert same(policy, before[0])
     assert same(trained.params, state.average)

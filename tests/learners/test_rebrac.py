@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import psec_jax as psec
-from psec_jax.learners import TD3BC, AllParameters, ReBRAC, Return
+from psec_jax.learners import TD3BC, AllParameters, ReBRAC
+from psec_jax.learners.objectives import Return
 from psec_jax.networks import Critic
 
 UPDATES = 1200

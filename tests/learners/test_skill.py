@@ -4,7 +4,7 @@ import pytest
 
 from psec_jax import Adapter, Bank, DiffusionBackbone, Optimizer, fingerprint
 from psec_jax.learners import SkillLearner
-from psec_jax.training import fit
+from psec_jax.training import Training, fit
 
 KEY = jax.random.key(2)
 ADAPTERS = {"low_rank": Adapter(rank=2, scale=2.0), "full": Adapter("full", scale=2.0)}
@@ -17,7 +17,7 @@ either = pytest.mark.parametrize(
 
 def learn(policy, data, adapter, steps, **settings):
     learner = SkillLearner(policy, adapter, Optimizer(steps=steps, **settings))
-    state = fit(learner, data, steps=steps, batch_size=32, key=KEY)
+    state = fit(learner, data, key=KEY, training=Training(steps, 32))
     return learner.result(state, dataset="toy")
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import psec_jax as psec
-from psec_jax.learners import TD3BC, AllParameters, Return
+from psec_jax.learners import TD3BC, AllParameters
+from psec_jax.learners.objectives import Return
 
 UPDATES = 1200
 MOVING = psec.Optimizer(0.03, weight_decay=0.0, ema_rate=0.1, steps=UPDATES)

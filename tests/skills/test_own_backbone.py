@@ -37,13 +37,14 @@ def flow_library(flow, make_skill, tmp_path):
 
 def test_the_verbs_take_it_and_its_skills_mix_at_every_level(dataset, tmp_path):
     backbone = flows.FlowMatching(2, flows.VelocityNetwork((6,)))
-    options = {"steps": 2, "key": KEY, "batch_size": 8}
-    base = psec.pretrain(dataset, backbone=backbone, **options)
+    how, adapter = {"key": KEY, "training": psec.Training(2, 8)}, psec.Adapter(rank=2)
+    base = psec.pretrain(dataset, backbone=backbone, **how)
     library = SkillLibrary.create(tmp_path / "library", base)
     for name in ("a", "b"):
-        library.add(name, psec.learn_skill(base, dataset, rank=2, **options))
+        library.add(name, psec.learn_skill(base, dataset, adapter=adapter, **how))
     for level in ("parameter", "noise", "action"):
-        agent = psec.compose(library, dataset, level=level, context=False, **options)
+        composer = psec.Composer("constant", level)
+        agent = psec.compose(library, dataset, composer=composer, **how)
         zeros = agent.with_fixed(jnp.zeros(2)).act(KEY, dataset.observations[:4])
         assert zeros.shape == (4, 2) and np.isfinite(zeros).all()
         if level != "action":  # There every policy has a key of its own.

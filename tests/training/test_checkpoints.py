@@ -15,7 +15,7 @@ from flax import struct
 from psec_jax import Adapter, Optimizer, TransitionDataset, fingerprint, learn_skill
 from psec_jax.errors import OtherTraining
 from psec_jax.learners import SkillLearner
-from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit
+from psec_jax.training import Checkpoints, Interrupted, JsonLines, Training, fit
 
 KEY = jax.random.key(3)
 
@@ -25,9 +25,10 @@ def learner(gaussian):
     return SkillLearner(gaussian, Adapter(rank=2), Optimizer(steps=10))
 
 
-def train(learner, data, checkpoints=None, **options):
-    own = {"steps": 10, "chunk": 2, "label": "skill", "key": KEY, "batch_size": 5}
-    return fit(learner, data, checkpoints=checkpoints, **{**own, **options})
+def train(learner, data, checkpoints=None, key=KEY, state=None, start=0, **options):
+    options = {"steps": 10, "batch_size": 5, "chunk": 2, "label": "skill", **options}
+    training = Training(checkpoints=checkpoints, **options)
+    return fit(learner, data, key=key, training=training, state=state, start=start)
 
 
 class Stop:
@@ -134,27 +135,16 @@ def test_a_score_of_another_step_is_not_taken(learner, dataset, tmp_path, same):
     assert same(found, train(learner, dataset))
 
 
-def test_without_a_score_or_a_place_there_is_no_best(learner, dataset, tmp_path, same):
+def test_without_a_score_there_is_no_best(learner, dataset, tmp_path, same):
     checkpoints = Checkpoints(tmp_path)
     nothing = {"inspect": lambda *_: None, "best": True}
     assert same(train(learner, dataset, checkpoints, **nothing), train(learner, dataset))
-    for lacking in ({"checkpoints": checkpoints}, {"inspect": scored}):
-        with pytest.raises(ValueError, match="best needs checkpoints, and an inspect"):
-            train(learner, dataset, best=True, **lacking)
 
 
 def test_fits_of_different_labels_do_not_meet(learner, dataset, tmp_path, same):
     checkpoints = Checkpoints(tmp_path)
     first = train(learner, dataset, checkpoints, label="S→W (seed 0)")
-    other = fit(
-        learner,
-        dataset,
-        steps=10,
-        batch_size=5,
-        key=jax.random.key(4),
-        label="S+W (seed 0)",
-        checkpoints=checkpoints,
-    )
+    other = train(learner, dataset, checkpoints, jax.random.key(4), label="S+W (seed 0)")
     assert len(list(tmp_path.iterdir())) == 2
     assert not same(first, other)
 
@@ -249,11 +239,6 @@ def test_its_exit_code_reaches_another_process():
     assert pickle.loads(pickle.dumps(Interrupted())).code == 75
 
 
-def test_states_without_a_label_are_refused(learner, dataset, tmp_path):
-    with pytest.raises(ValueError, match="checkpoints need a label"):
-        train(learner, dataset, Checkpoints(tmp_path), label=None)
-
-
 @pytest.mark.parametrize("numbers", [{"every": 0}, {"keep": 0}])
 def test_numbers_below_one_are_refused(tmp_path, numbers):
     with pytest.raises(ValueError, match=r"checkpoint.\w+ must be at least 1, not 0"):
@@ -344,8 +329,8 @@ def test_a_given_state_is_part_of_what_made_the_result(learner, dataset, tmp_pat
 
 def test_a_skill_never_carries_a_base_that_did_not_make_it(gaussian, dataset, tmp_path):
     def skill(base, label):
-        options = {"steps": 4, "key": KEY, "rank": 2, "batch_size": 5}
-        return learn_skill(base, dataset, **options, label=label, checkpoints=checkpoints)
+        training = Training(4, 5, label=label, checkpoints=checkpoints)
+        return learn_skill(base, dataset, key=KEY, training=training, adapter=Adapter(rank=2))
 
     checkpoints = Checkpoints(tmp_path)
     other = gaussian.replace(params=jax.tree.map(lambda leaf: leaf + 1, gaussian.params))

@@ -37,12 +37,17 @@ data = psec.TransitionDataset(
 )
 seeds = int(sys.argv[4])
 backbone = psec.DiffusionBackbone(2, Denoiser(16, 1, time_features=8, time_hidden=8, dropout=0.0))
-options = {"batch_size": batch, "chunk": 5, "checkpoints": Checkpoints(folder)}
+checkpoints = Checkpoints(folder)
+
+
+def training(label, batch=batch):
+    return psec.Training(10, batch, label=label, checkpoints=checkpoints, chunk=5)
+
+
 if seeds > 1:
 
     def learn(key, label):
-        own = {**options, "label": label}
-        return psec.pretrain(data, steps=10, key=key, backbone=backbone, **own)
+        return psec.pretrain(data, key=key, training=training(label), backbone=backbone)
 
     keys, labels = jax.random.split(jax.random.key(0), seeds), [f"{i}" for i in range(seeds)]
     learned = [policy.params for policy in learn(keys, labels)]
@@ -55,16 +60,15 @@ if seeds > 1:
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-5)
     raise SystemExit
 keys = jax.random.split(jax.random.key(0), 3)
-base = psec.pretrain(data, steps=10, key=keys[0], backbone=backbone, label="base", **options)
+base = psec.pretrain(data, key=keys[0], training=training("base"), backbone=backbone)
 library = psec.SkillLibrary.create(folder + "/library", base)
-skills, _ = psec.learn_skills(base, data, steps=10, key=keys[1], label="skill", **options)
+skills, _ = psec.learn_skills(base, data, key=keys[1], training=training("skill"))
 library.add("skill", skills["skill"])
-agent = psec.compose(library, data, steps=10, key=keys[2], label="context", **options)
+agent = psec.compose(library, data, key=keys[2], training=training("context"))
 mesh = Layout.of(1, batch).mesh
 print("devices", used, 1 if mesh is None else mesh.size)
 # Another number of devices than what it is put together with.
-options["batch_size"] = 12
-agent = psec.compose(library, data, steps=10, key=keys[2], label="again", **options)
+agent = psec.compose(library, data, key=keys[2], training=training("again", 12))
 learned = [base.params, skills["skill"].deltas, agent.context_params]
 np.savez(folder + "/learned.npz", *map(np.asarray, jax.tree.leaves(learned)))
 acted = agent.sample(jax.random.key(3), observations[:4].astype(np.float32))

@@ -8,8 +8,8 @@ from flax import struct
 
 from psec_jax import Adapter, Optimizer
 from psec_jax.errors import Diverged
-from psec_jax.learners import PolicyLearner, SkillLearner
-from psec_jax.training import fit
+from psec_jax.learners import SkillLearner
+from psec_jax.training import Training, fit
 
 KEY = jax.random.key(6)
 
@@ -55,8 +55,9 @@ def recorder():
     return Recorder(jnp.float32(0.5))
 
 
-def run(learner, data, steps=12, **options):
-    return fit(learner, data, steps=steps, batch_size=5, **{"key": KEY, **options})
+def run(learner, data, steps=12, key=KEY, state=None, start=0, **options):
+    training = Training(steps, 5, **options)
+    return fit(learner, data, key=key, training=training, state=state, start=start)
 
 
 class Rows(list):
@@ -209,40 +210,17 @@ def test_progress_shows_the_label_and_the_count(recorder, dataset, capsys):
     assert capsys.readouterr().out == ""
 
 
-class Endless(Exception):
-    """A chunk without an update was run."""
-
-
-class Guard:
-    def write(self, label, step, metrics):
-        raise Endless
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize(
-    "options", [{"steps": 0}, {"batch_size": 0}, {"steps": -1}, {"chunk": 0}, {"chunk": -1}]
-)
-def test_counts_below_one_are_refused(recorder, dataset, options):
-    options = {"steps": 2, "batch_size": 5, "key": KEY, "writer": Guard(), **options}
-    with pytest.raises(ValueError, match=r"must .*be at least 1"):
-        fit(recorder, dataset, **options)
-
-
 def test_updates_that_have_been_made_are_not_made_again(recorder, dataset, same):
     state = run(recorder, dataset)
     assert same(run(recorder, dataset, state=state, start=12), state)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"every": 0}, "every must be an integer and be at least 1, not 0"),
-        ({"start": 10, "steps": 2}, "start must be from 0 to steps, 2, not 10"),
-        ({"start": -1}, "start must be from 0 to steps, 2, not -1"),
-    ],
-)
-def test_counts_that_mean_nothing_are_refused(gaussian, dataset, options, message):
-    learner = PolicyLearner(gaussian, Optimizer(steps=2))
-    options = {"steps": 2, "batch_size": 4, "key": jax.random.key(0), **options}
-    with pytest.raises(ValueError, match=message):
-        fit(learner, dataset, **options)
+@pytest.mark.parametrize("start", [13, -1])
+def test_a_start_that_means_nothing_is_refused(recorder, dataset, start):
+    with pytest.raises(ValueError, match=f"start must be from 0 to steps, 12, not {start}"):
+        run(recorder, dataset, start=start)
+
+
+def test_a_learner_has_an_optimizer_of_its_own(recorder, dataset):
+    with pytest.raises(ValueError, match="a learner has its own: give it to the learner"):
+        run(recorder, dataset, optimizer=Optimizer())

@@ -1,6 +1,5 @@
 """Learning in two processes of two virtual devices each, together as if they were one host."""
 
-import functools
 import json
 import os
 import socket
@@ -16,7 +15,7 @@ from flax import struct
 
 from psec_jax import TransitionDataset, join_processes
 from psec_jax.errors import NotJoined, OtherTraining
-from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit, processes
+from psec_jax.training import Checkpoints, Interrupted, JsonLines, Training, fit, processes
 
 SHAPES = {(1, 16): (1, 1, 4), (2, 16): (1, 2, 2), (1, 15): (2, 1, 1)}
 
@@ -50,8 +49,12 @@ def learn(folder: Path) -> None:
     observations, ends = random.normal(size=(60, 5)), np.arange(60) % 20 == 19
     actions, rewards = np.tanh(observations[:, :2]), random.normal(size=60)
     data = TransitionDataset(observations, actions, rewards, ends, np.zeros(60, bool))
-    learn = functools.partial(fit, Line(), data, steps=10, chunk=5)
     key = jax.random.key(0)
+
+    def learn(batch_size, key=key, **options):
+        training = Training(10, batch_size, chunk=5, **options)
+        return fit(Line(), data, key=key, training=training)
+
     checkpoints = Checkpoints(folder / "checkpoints")
 
     def stop(step, _):
@@ -60,16 +63,16 @@ def learn(folder: Path) -> None:
     with JsonLines(folder / "metrics.jsonl") as writer:
         kept = {"label": "one", "checkpoints": checkpoints, "writer": writer, "key": key}
         with pytest.raises(Interrupted):
-            learn(**kept, batch_size=16, every=5, inspect=stop)
+            learn(16, **kept, every=5, inspect=stop)
         checkpoints.stopping = False
-        one = learn(**kept, batch_size=16)
+        one = learn(16, **kept)
         # In one of the processes only, but all of them refuse.
         with pytest.raises(OtherTraining, match=r"(key:|what) another"):
-            learn(**{**kept, "key": jax.random.key(int(last))}, batch_size=16)
+            learn(16, jax.random.key(int(last)), **kept)
 
     keys = jnp.stack([jax.random.key(0), jax.random.key(1)])
-    two = learn(key=keys, label="seed", batch_size=16, checkpoints=checkpoints)
-    copied = learn(key=key, batch_size=15)
+    two = learn(16, keys, label="seed", checkpoints=checkpoints)
+    copied = learn(15)
     learned = [one, *two, copied]
     assert all(leaf.devices() == {jax.local_devices()[0]} for leaf in learned)
     np.savez(folder / f"learned_{jax.process_index()}.npz", *map(np.asarray, learned))

@@ -18,7 +18,7 @@ import psec_jax as psec
 from psec_jax.learners import PolicyLearner
 from psec_jax.networks import Denoiser
 from psec_jax.policies import Policy
-from psec_jax.training import fit
+from psec_jax.training import Training, fit
 from psec_jax.training.memory import predicted_memory
 
 
@@ -44,7 +44,7 @@ data = psec.TransitionDataset(
 def train(features):
     learners = [learner(features, seed) for seed in range(2)]
     keys = jax.random.split(jax.random.key(0), 2)
-    fit(learners, data, steps=2, batch_size=256, key=keys)
+    fit(learners, data, key=keys, training=Training(2, 256))
 
 
 train(8)

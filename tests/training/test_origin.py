@@ -16,13 +16,9 @@ import pytest
 from flax import struct
 
 from psec_jax import Adapter, Optimizer
-from psec_jax.learners import (
-    AdvantageWeights,
-    CriticLearner,
-    GuidedLearner,
-    Return,
-    SkillLearner,
-)
+from psec_jax.learners import CriticLearner, GuidedLearner, SkillLearner
+from psec_jax.learners.objectives import Return
+from psec_jax.learners.weights import AdvantageWeights
 from psec_jax.networks import Denoiser
 from psec_jax.training.origin import differences, explained, origin_of
 

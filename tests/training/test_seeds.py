@@ -13,6 +13,7 @@ from flax import struct
 import psec_jax as psec
 from psec_jax.errors import Diverged
 from psec_jax.learners import PolicyLearner
+from psec_jax.learners.objectives import Return
 from psec_jax.networks import Denoiser
 from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit
 from psec_jax.training.seeds import groups, named_key, shapes, stacked, unstacked
@@ -46,18 +47,16 @@ def run(folder, seeds, keys, targets, **options):
     as such, several as lists."""
     several = isinstance(targets, list)
     names = [f"(seed {seed})" for seed in seeds]
-    stage = lambda name: {  # noqa: E731
-        "steps": 25,
-        "batch_size": 16,
-        "chunk": 10,
-        "label": [f"{name} {one}" for one in names] if several else f"{name} {names[0]}",
-        "key": named_key(keys, name),
-        **options,
-    }
+
+    def stage(name):
+        label = [f"{name} {one}" for one in names] if several else f"{name} {names[0]}"
+        training = psec.Training(25, 16, label=label, chunk=10, **options)
+        return {"key": named_key(keys, name), "training": training}
+
     base = psec.pretrain(SOURCE, backbone=BACKBONE, **stage("base"))
-    of = lambda target: {"return": psec.Return.scaled_to(target)}  # noqa: E731
-    objectives = [of(target) for target in targets] if several else of(targets)
-    skills, critics = psec.learn_skills(base, targets, objectives=objectives, **stage("skill"))
+    of = lambda target: psec.Guidance({"return": Return.scaled_to(target)})  # noqa: E731
+    guidance = [of(target) for target in targets] if several else of(targets)
+    skills, critics = psec.learn_skills(base, targets, guidance=guidance, **stage("skill"))
     each = zip(seeds, base, skills, strict=True) if several else [(seeds[0], base, skills)]
     library = []
     for seed, one, learned in each:
@@ -122,35 +121,29 @@ def test_seeds_that_cannot_be_one_program_are_refused():
         policy = psec.Policy.create(backbone, psec.Statistics.identity(5), KEYS[0])
         learners.append(PolicyLearner(policy, psec.Optimizer(steps=3)))
     with pytest.raises(ValueError, match=r"policy \[1\] cannot be trained in one program with"):
-        fit(learners, SOURCE, steps=3, batch_size=4, key=KEYS[:2])
+        fit(learners, SOURCE, key=KEYS[:2], training=psec.Training(3, 4))
 
 
 @pytest.mark.parametrize("given", ["data", "label"])
 def test_lists_of_another_length_are_refused(given):
-    options = {"data": [SOURCE] * 2} if given == "data" else {"label": ["one", "two"]}
-    options = {"data": SOURCE, **options}
+    data = [SOURCE] * 2 if given == "data" else SOURCE
+    label = ["one", "two"] if given == "label" else None
     with pytest.raises(ValueError, match=f"{given} is a list of 2, but there are keys of 3 seed"):
-        psec.pretrain(steps=3, key=KEYS, backbone=BACKBONE, batch_size=4, **options)
+        training = psec.Training(3, 4, label=label)
+        psec.pretrain(data, key=KEYS, training=training, backbone=BACKBONE)
 
 
 def test_keys_of_more_axes_are_refused():
     keys = jax.random.split(jax.random.key(0), (2, 2))
     with pytest.raises(ValueError, match=r"keys of shape \(2, 2\) are neither one key nor \(n,\)"):
-        psec.pretrain(SOURCE, steps=3, key=keys, backbone=BACKBONE)
+        psec.pretrain(SOURCE, key=keys, training=psec.Training(3), backbone=BACKBONE)
 
 
 def test_metrics_of_each_seed_have_its_label(tmp_path):
-    def learn(path, **options):
+    def learn(path, key, label):
         with JsonLines(path) as writer:
-            psec.pretrain(
-                SOURCE,
-                steps=15,
-                backbone=BACKBONE,
-                writer=writer,
-                chunk=5,
-                batch_size=16,
-                **options,
-            )
+            training = psec.Training(15, 16, label=label, writer=writer, chunk=5)
+            psec.pretrain(SOURCE, key=key, training=training, backbone=BACKBONE)
         return [json.loads(row) for row in path.read_text().splitlines()]
 
     together = learn(tmp_path / "all.jsonl", key=KEYS, label=[f"base {s}" for s in SEEDS])
@@ -167,15 +160,8 @@ def test_metrics_of_each_seed_have_its_label(tmp_path):
 
 def test_inspect_is_shown_a_list():
     seen = []
-    psec.pretrain(
-        SOURCE,
-        key=KEYS,
-        steps=6,
-        batch_size=16,
-        backbone=BACKBONE,
-        every=2,
-        inspect=lambda step, policies: seen.append((step, policies)),
-    )
+    training = psec.Training(6, 16, every=2, inspect=lambda *shown: seen.append(shown))
+    psec.pretrain(SOURCE, key=KEYS, training=training, backbone=BACKBONE)
     assert [(step, len(policies)) for step, policies in seen] == [(2, 3), (4, 3), (6, 3)]
     assert all(isinstance(policy, psec.Policy) for policy in seen[0][1])
 
@@ -203,18 +189,16 @@ def test_interrupted_and_resumed_is_bit_for_bit_what_it_would_have_been(tmp_path
     jax.tree.map(np.testing.assert_array_equal, pieces, whole)
 
 
-def diverging(**options):
+def diverging():
     data = [data_of(3)] * 3
     wild = {**data[1].arrays(), "observations": data[1].observations * 1e30}
     data[1] = psec.TransitionDataset(**wild)
     return psec.pretrain(
         data,
-        steps=5,
         key=KEYS,
+        training=psec.Training(5, label=[f"base (seed {seed})" for seed in SEEDS]),
         backbone=BACKBONE,
         statistics=psec.Statistics.of(SOURCE.observations),
-        label=[f"base (seed {seed})" for seed in SEEDS],
-        **options,
     )
 
 
@@ -241,7 +225,7 @@ def test_a_context_around_one_verb_does_not_reach_another():
     def learn():
         seen.clear()
         backbone = psec.GaussianBackbone(2, Seeing())
-        psec.pretrain(SOURCE, steps=2, key=KEYS, backbone=backbone, batch_size=4)
+        psec.pretrain(SOURCE, key=KEYS, training=psec.Training(2, 4), backbone=backbone)
         return set(seen)
 
     with jax.default_matmul_precision("float32"):

@@ -1,0 +1,126 @@
+"""Composers: where the weights of skills come from, at which level skills are mixed, and what the
+weights are trained by."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from psec_jax.composition.agent import ComposedPolicy
+from psec_jax.networks import ConstantWeights, ContextNetwork
+from psec_jax.policies import Policy
+from psec_jax.settings import plain_settings, python_number
+from psec_jax.skills.library import SkillLibrary
+
+# Where weights come from, by name: a module for so many skills.
+WEIGHTS = {"context": ContextNetwork, "constant": ConstantWeights}
+BASE = "base"
+
+Parts = SkillLibrary | Policy | Mapping[str, Policy]
+
+
+@dataclass(frozen=True)
+class Composer:
+    """``weights`` are ``context``, the paper's network of the state, ``constant``, or any module
+    from normalized observations (batch, observation) to weights (batch, skill).
+
+    ``level`` is where skills are mixed, and ``base_enters`` whether π₀ enters the mixture at the
+    noise and action levels (``composition.levels``). ``through_sampler`` and ``anchor`` say what
+    the loss is (``learners.ContextLearner``). ``weigh`` weighs the samples by ``critics`` that
+    were learned before (``psec_jax.weights``).
+    """
+
+    weights: nn.Module | str = "context"
+    level: str = "parameter"
+    base_enters: bool = True
+    through_sampler: bool = False
+    anchor: Sequence[float] | None = None
+    anchor_strength: float = 1.0
+    critics: Mapping[str, Any] | None = None
+    weigh: Any = None
+
+    def __post_init__(self):
+        if isinstance(self.weights, nn.Module):
+            object.__setattr__(self, "weights", plain_settings(self.weights))
+        elif self.weights not in WEIGHTS:
+            raise ValueError(
+                f"composer weights {self.weights!r} are unknown; use one of {list(WEIGHTS)}, or a "
+                "Linen module from observations to weights"
+            )
+        if self.anchor is not None:
+            object.__setattr__(self, "anchor", tuple(map(python_number, self.anchor)))
+        if not self.anchor_strength >= 0:
+            raise ValueError(f"anchor_strength must be at least 0, not {self.anchor_strength!r}")
+        if self.critics and self.weigh is None:
+            raise ValueError(
+                "critics weigh nothing without weigh; give "
+                "weigh=psec_jax.weights.AdvantageWeights(), or leave critics out"
+            )
+        if self.weigh is not None and not self.critics:
+            raise ValueError("weigh needs critics; learn them with learn_skills or improve")
+
+    @classmethod
+    def of(cls, value: "Composer | nn.Module | str") -> "Composer":
+        """``value``, or the composer whose weights it is."""
+        return value if isinstance(value, Composer) else cls(value)
+
+    def composed(
+        self, parts: Parts, skills: Sequence[str] | None, key: jax.Array
+    ) -> ComposedPolicy:
+        """``skills`` of ``parts``, all where None, in that order, under untrained weights.
+
+        Of a library or a policy that carries a bank these are skills; of a mapping, policies that
+        share no parameters, among which ``base`` is π₀. Raises ``KeyError`` for an unknown skill.
+        """
+        if isinstance(parts, Mapping):
+            base, policies = _separate(parts, skills)
+            network = self._network(len(policies))
+            return ComposedPolicy.of_policies(
+                base,
+                tuple(policies.values()),
+                network,
+                self.level,
+                key,
+                tuple(policies),
+                self.base_enters,
+            )
+        policy = _carrying(parts, skills)
+        network = self._network(policy.bank.size)
+        return ComposedPolicy.create(policy, network, self.level, key, self.base_enters)
+
+    def _network(self, skills: int) -> nn.Module:
+        return WEIGHTS[self.weights](skills) if isinstance(self.weights, str) else self.weights
+
+
+def _carrying(parts: SkillLibrary | Policy, skills: Sequence[str] | None) -> Policy:
+    """π₀ with a bank of these skills."""
+    if isinstance(parts, SkillLibrary):
+        return parts.base.with_bank(parts.bank(skills))
+    if not isinstance(parts, Policy):
+        raise ValueError(
+            "compose takes a SkillLibrary, a Policy that carries a bank of skills, or a mapping "
+            f"of policies such as {{'base': π₀, 'walk': policy}}, not {type(parts).__name__}"
+        )
+    if parts.bank is None:
+        raise ValueError("there is nothing to compose: the policy carries no bank of skills")
+    return parts if skills is None else parts.with_bank(parts.bank.select(skills))
+
+
+def _separate(
+    policies: Mapping[str, Policy], skills: Sequence[str] | None
+) -> tuple[Policy, dict[str, Policy]]:
+    """π₀, and the policies that are mixed with it."""
+    if BASE not in policies:
+        raise ValueError(
+            f"the policies {list(policies)} have no entry {BASE!r}, which is π₀; give "
+            f"{{{BASE!r}: π₀, …}}"
+        )
+    names = [name for name in policies if name != BASE]
+    if unknown := [name for name in skills or () if name not in names]:
+        raise KeyError(f"no policy {unknown[0]!r} to mix; there are {names}")
+    chosen = names if skills is None else skills
+    if not chosen:
+        raise ValueError(f"there is nothing to compose: {BASE!r} is the only policy")
+    return policies[BASE], {name: policies[name] for name in chosen}
