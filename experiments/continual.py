@@ -108,7 +108,7 @@ def run(config: Continual, out: Path, recorder: Recorder) -> None:
             lambda seeds: train(Stages(config, seeds, out, recorder), data, simulators),
             lambda seed: finished(config, seed, recorder),
         )
-    report(config, out, recorder)
+    report(config, recorder)
 
 
 def finished(config: Continual, seed: int, recorder: Recorder) -> bool:
@@ -245,7 +245,7 @@ def trace(agent: Any, column: str, environment: str, this: Stages) -> None:
     this.recorder.trace(f"weights_{slug(column)}", found, agent.names, title=f"PSEC, {column}")
 
 
-def report(config: Continual, out: Path, recorder: Recorder) -> None:
+def report(config: Continual, recorder: Recorder) -> None:
     """The table in the paper's layout, the paper's own numbers, and the bars."""
     rows = [(name, METHODS[name].label) for name in config.methods]
     columns = [column.name for column in config.chain.columns]
@@ -270,9 +270,8 @@ def report(config: Continual, out: Path, recorder: Recorder) -> None:
     if reported := published_table(published.CONTINUAL, rows, columns):
         parts.append("As the paper reports:\n\n" + reported)
     recorder.text("table.md", "\n".join(parts))
-    figure = out / "returns.png"
-    figures.bars(figure, summaries, rows, columns, published.CONTINUAL, references)
-    recorder.figure(figure)
+    shown = (summaries, rows, columns, published.CONTINUAL, references)
+    recorder.figure("returns.png", figures.bars, *shown)
 
 
 def skill_name(task: str, parts: str) -> str:

@@ -268,7 +268,7 @@ def run(config: DynamicsShift, out: Path, recorder: Recorder) -> None:
             lambda seeds: train(Run(config, seeds, out, recorder, data), column, vector),
             finished,
         )
-    report(config, out, recorder)
+    report(config, recorder)
 
 
 def train(this: Run, column: str, vector: VectorEnv) -> None:
@@ -294,7 +294,7 @@ def train(this: Run, column: str, vector: VectorEnv) -> None:
         this.recorder.demonstrations(shown, setting="dynamics_shift", task=column, seed=seed)
 
 
-def report(config: DynamicsShift, out: Path, recorder: Recorder) -> None:
+def report(config: DynamicsShift, recorder: Recorder) -> None:
     """Normalized scores in the paper's layout, the paper's own numbers, and the bars."""
     rows = [(name, METHODS[name][0]) for name in config.methods]
     columns = [column_name(config)]
@@ -315,9 +315,8 @@ def report(config: DynamicsShift, out: Path, recorder: Recorder) -> None:
     if reported := published_table(paper, published.DYNAMICS_SHIFT_ROWS, columns):
         parts.append("As the paper reports, read off its bars, on D4RL's data:\n\n" + reported)
     recorder.text("table.md", "\n".join(parts))
-    figure = out / "scores.png"
-    figures.bars(figure, summaries, rows, columns, paper, references, ylabel="normalized score")
-    recorder.figure(figure)
+    shown = (summaries, rows, columns, paper, references)
+    recorder.figure("scores.png", figures.bars, *shown, ylabel="normalized score")
 
 
 def column_name(config: DynamicsShift) -> str:

@@ -2,11 +2,13 @@
 
 import functools
 import math
+import os
+import re
 import shlex
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 
 import hydra
@@ -16,19 +18,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config import ConfigError, Logger, Setting, parse
-from experiments.recording import start_recording
-from experiments.sharing import own_folder
+from experiments.config import ConfigError, Setting, parse
+from experiments.recording import Recorder, start_recording
 from experiments.signals import saving_at_signals
 from experiments.status import Status
-from experiments.sweep_summary import Sweep
-from experiments.sweeping import with_home
+from experiments.sweeping import Sweep
+from psec_jax.data import registry
 from psec_jax.data.download import DownloadFailed
-from psec_jax.data.registry import home
 from psec_jax.errors import BrokenFile, Diverged, NotJoined, NotSaved
-from psec_jax.report import results
 from psec_jax.training import Interrupted, join_processes
-from psec_jax.training.processes import leads
+from psec_jax.training.processes import all_or_none, any_process, leads, text_of_the_first
 
 CONF = Path(__file__).parents[1] / "conf"
 # What the user can fix, or chose: each message says so in one line.
@@ -72,6 +71,14 @@ def run_command(main: Callable) -> None:
         raise
     if Sweep.started is not None and not Sweep.started.summarize():
         sys.exit(1)
+
+
+def with_home(override: str) -> str:
+    """An override with ``~/`` at the begin of a value as the user's home, as a shell has it
+    elsewhere."""
+    return re.sub(
+        r"(?<=[=,\[])(['\"]?)~(?=/)", lambda quote: quote[1] + str(Path.home()), override
+    )
 
 
 class Failed(float):
@@ -118,74 +125,82 @@ def launch(config: DictConfig, schema: type, check: Callable, run: Callable) -> 
     """Check the configuration, ``run`` it in its output folder, say where its results are, and
     return the measurement that ``optimize`` names.
 
-    Several processes that one command started share the run; a job of a sweep has one, wherever it
-    is. A folder that holds an interrupted run is gone on with, and one that is finished is only
-    shown.
+    A folder that holds an interrupted run is resumed, and one that is finished is only shown.
+    Several processes of one run do all of it alike, in the first one's folder, where the first
+    alone writes. A job of a sweep is one process, wherever it is.
     """
     if not in_sweep():
         join_processes()
-    with own_folder(Path(HydraConfig.get().runtime.output_dir)) as out:
-        return launch_in(out, config, schema, check, run)
-
-
-def launch_in(
-    out: Path, config: DictConfig, schema: type, check: Callable, run: Callable
-) -> float:
-    try:
-        parsed = parse(config, schema)
-        check(parsed)
-        refuse_to_resume(parsed, out)
-        resolved = OmegaConf.to_container(config, resolve=True)
-        checkpoint = dict(resolved["checkpoint"])
-        logger = parsed.logger if leads() else Logger("local")
-        with (
-            start_recording(out, resolved, logger, **checkpoint) as recorder,
-            saving_at_signals(recorder.checkpoints),
-            Status.kept(out) as status,
-        ):
-            if status.state != "finished":
-                run(parsed, out, recorder)
-                for library in sorted(out.glob("seed_*/library")):
-                    recorder.library(library)
-                recorder.checkpoints.clear()
-    except Interrupted:
-        words = shlex.join(HydraConfig.get().overrides.task)
-        if leads():
-            print(
-                f"interrupted; goes on with: python -m experiments.{HydraConfig.get().job.name} "
-                f"{words} hydra.run.dir={shlex.quote(str(out))}",
-                file=sys.stderr,
+    with ExitStack() as stack:
+        if not leads():
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(redirect_stdout(nowhere))
+        out = output_folder()
+        with all_or_none():
+            parsed = parse(config, schema)
+            check(parsed)
+            resolved = OmegaConf.to_container(config, resolve=True)
+            recording = start_recording(
+                out, resolved, parsed.logger, parsed.resume, **resolved["checkpoint"]
             )
-        raise
+            recorder = stack.enter_context(recording)
+        stack.enter_context(saving_at_signals(recorder.checkpoints))
+        try:
+            with Status.kept(out) as status:
+                if status.state != "finished":
+                    run(parsed, out, recorder)
+                    for library in sorted(out.glob("seed_*/library")):
+                        recorder.library(library)
+                    recorder.checkpoints.clear()
+        except Interrupted:
+            if leads():
+                print(f"interrupted; resume it by: {command_line(out)}", file=sys.stderr)
+            raise
+        if leads():
+            show(out)
+        return outcome(parsed, recorder)
+
+
+def output_folder() -> Path:
+    """That of the first process; raises ``ConfigError`` where one of them does not see it."""
+    out = Path(text_of_the_first(HydraConfig.get().runtime.output_dir))
+    if any_process(not out.exists()):
+        raise ConfigError(
+            f"{out}, where the first process writes, cannot be seen from all of them; start them "
+            "with one hydra.run.dir=… that their hosts share"
+        )
+    return out
+
+
+def show(out: Path) -> None:
+    """Print the table, and where everything is."""
     print((out / "table.md").read_text())
     print(f"figures    {', '.join(sorted(str(p) for p in out.glob('*.png')))}")
     print(f"libraries  {', '.join(str(p) for p in sorted(out.glob('seed_*/library')))}")
     print(f"results    {out / 'results.jsonl'}")
-    return outcome(parsed, out)
 
 
-def outcome(config: Setting, out: Path) -> float:
+def command_line(out: Path) -> str:
+    """What resumes the run in ``out``."""
+    hydra_config = HydraConfig.get()
+    overrides = shlex.join([*hydra_config.overrides.task, f"hydra.run.dir={out}"])
+    return f"python -m experiments.{hydra_config.job.name} {overrides}"
+
+
+def outcome(config: Setting, recorder: Recorder) -> float:
     """The measurement that ``config.optimize`` names, averaged over seeds and columns."""
     wanted = config.optimize
     method, metric = wanted.method or config.methods[-1], wanted.metric or config.metrics[0]
-    found = [
+    values = [
         row.value
-        for row in results.read([out / "results.jsonl"])
+        for row in recorder.measurements()
         if (row.method, row.metric) == (method, metric) and wanted.task in (None, row.task)
     ]
-    return float(np.mean(found))
-
-
-def refuse_to_resume(config: Setting, out: Path) -> None:
-    if not config.resume and (out / "config.json").exists():
-        raise ConfigError(
-            f"{out} holds a run already; go on with it (resume=true), remove it, or choose another"
-            " folder (hydra.run.dir=…)"
-        )
+    return float(np.mean(values))
 
 
 def keep_compiled_programs() -> None:
     """Cache compiled programs under ``$PSEC_JAX_HOME``, unless JAX was told another place."""
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(home() / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(registry.home() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -219,7 +219,7 @@ def run(config: MultiObjective, out: Path, recorder: Recorder) -> None:
             lambda seeds: train(Run(config, seeds, out, recorder, data), vector),
             lambda seed: all(recorder.has(m, task, seed, "cost") for m in config.methods),
         )
-    report(config, out, recorder)
+    report(config, recorder)
 
 
 def train(this: Run, vector: VectorEnv) -> None:
@@ -248,7 +248,7 @@ def trace(agent: Any, this: Run) -> None:
     this.recorder.trace("weights", found, agent.names, title=f"PSEC, {task}")
 
 
-def report(config: MultiObjective, out: Path, recorder: Recorder) -> None:
+def report(config: MultiObjective, recorder: Recorder) -> None:
     """Normalized reward and cost in the paper's layout, and each method in their plane."""
     known = methods(config)
     rows = [(name, known[name][0]) for name in config.methods]
@@ -262,8 +262,8 @@ def report(config: MultiObjective, out: Path, recorder: Recorder) -> None:
             f"episodes ({one.seeds} seed(s)).\n",
             safety_table(cells, rows, [config.task], intervals=True),
         ]
-        figures.plane(out / f"plane_{limit:g}.png", cells, rows, config.task, title=config.task)
-        recorder.figure(out / f"plane_{limit:g}.png")
+        shown = (cells, rows, config.task)
+        recorder.figure(f"plane_{limit:g}.png", figures.plane, *shown, title=config.task)
     paper = published.multi_objective([config.task])
     parts += ["As the paper reports, on DSRL's data:\n", paper]
     recorder.text("table.md", "\n".join(parts))

@@ -25,6 +25,7 @@ from psec_jax import (
     storage,
 )
 from psec_jax.errors import BrokenFile
+from psec_jax.training.processes import leads, meet
 from psec_jax.training.seeds import named_key
 
 
@@ -76,7 +77,10 @@ def check_joined(datasets: Sequence[TransitionDataset]) -> None:
 
 def library_of(base: Policy, path: Path) -> SkillLibrary:
     """The library at ``path``, begun around ``base`` where there is none."""
-    return SkillLibrary.open(path) if path.exists() else SkillLibrary.create(path, base)
+    if leads() and not path.exists():
+        SkillLibrary.create(path, base)
+    meet()
+    return SkillLibrary.open(path)
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,9 @@ class Stages:
     ) -> None:
         """Put each seed's skill into its library, unless an interrupted run did."""
         for library, skill, seed in zip(libraries, skills, self.seeds, strict=True):
-            if name not in library.names():
+            if leads() and name not in library.names():
                 library.add(name, skill, dataset=dataset, seed=seed)
+        meet()
 
     def evaluate(self, agents: Sequence[Any], vector: VectorEnv, name: str) -> list[Evaluation]:
         """Each seed's agent, with the keys of the stage called ``name``."""
@@ -139,6 +144,8 @@ class Stages:
 
         One that is there already, as after an interruption, stays if it is the same.
         """
+        if not leads():
+            return
         for seed, agent in zip(self.seeds, trained, strict=True):
             path = self.out / f"seed_{seed}" / "agents" / storage.check_name(name, "agent")
             if not agents.is_saved(agent, path):

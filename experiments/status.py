@@ -14,6 +14,7 @@ from experiments.config import ConfigError
 from psec_jax import storage
 from psec_jax.errors import BrokenFile, NotSaved
 from psec_jax.training import Interrupted
+from psec_jax.training.processes import leads
 
 _LOCK = ".lock"
 
@@ -46,9 +47,9 @@ class Status:
         held = _held(out)
         if not (out / cls.FILE).exists():
             return None
-        facts = storage.read_json(out / cls.FILE)
+        content = storage.read_json(out / cls.FILE)
         try:
-            status = cls(**facts)
+            status = cls(**content)
         except TypeError as error:
             raise BrokenFile(f"{out / cls.FILE} holds no status: {error}") from None
         if status.state == "running" and not held:
@@ -86,6 +87,8 @@ class Status:
             cls("failed", socket.gethostname(), os.getpid(), _line(error))._write(out)
 
     def _write(self, out: Path) -> None:
+        if not leads():
+            return
         try:
             self._write_new(out)
         except NotSaved:

@@ -18,9 +18,9 @@ from hydra.types import HydraContext
 
 from experiments import collect, continual, dynamics_shift, multi_objective
 from experiments.config import ConfigError, Continual, parse
+from experiments.launching import with_home
 from experiments.status import Status, alone_in
-from experiments.sweep_status import states
-from experiments.sweeping import job_folder, with_home
+from experiments.sweeping import job_folder, states
 from psec_jax import Evaluation
 from psec_jax.errors import BrokenFile, Diverged, NotSaved
 from psec_jax.training import Interrupted
@@ -261,7 +261,7 @@ def test_the_state_of_a_sweep_may_be_read_in_part(tmp_path):
         (tmp_path / "status.json").rename(tmp_path / str(index) / "status.json")
     named = "hydra: {sweep: {subdir: x}, sweeper: {_target_: Other}}"
     (tmp_path / "multirun.yaml").write_text(named)
-    command = [sys.executable, "-m", "experiments.sweep_status", tmp_path]
+    command = [sys.executable, "-m", "experiments.sweeping", tmp_path]
     reading, writing = os.pipe()
     os.close(reading)
     process = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)

@@ -75,7 +75,7 @@ def test_the_return_of_demonstrations_is_reported_where_they_have_rewards(
     recorder.evaluation(
         method="scratch", task=column, step=1, evaluation=found, metric=metric, **where
     )
-    runner.report(config, tmp_path, recorder)
+    runner.report(config, recorder)
     recorder.close()
     table = (tmp_path / "table.md").read_text()
     assert (line in table) == ("themselves" in table) == rewarded

@@ -18,8 +18,7 @@ from experiments import continual, dynamics_shift, multi_objective
 from experiments.config import Continual, DynamicsShift, MultiObjective, parse
 from experiments.recording import Recorder
 from experiments.status import Status, alone_in
-from experiments.sweep_status import states
-from experiments.sweeping import job_folder
+from experiments.sweeping import job_folder, states
 from psec_jax.training import Checkpoints, Interrupted
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +95,7 @@ def test_a_signal_saves_ends_with_75_and_says_how_to_go_on(tmp_path):
     _, errors = process.communicate()
     assert process.returncode == 75
     assert "SIGTERM: saving at the end of this chunk of updates" in errors
-    assert "goes on with: python -m experiments.continual 'methods=" in errors
+    assert "resume it by: python -m experiments.continual 'methods=" in errors
     assert f"hydra.run.dir={out}" in errors
     assert Status.read(out).state == "interrupted"
     (states_of_fit,) = (out / "checkpoints").iterdir()
@@ -211,7 +210,7 @@ def test_a_folder_with_a_run_is_refused_where_it_shall_not_be_gone_on_with(tmp_p
     process = start("resume=false", f"hydra.run.dir={tmp_path}")
     _, errors = process.communicate()
     assert process.returncode == 1
-    assert "holds a run already; go on with it (resume=true)" in errors.splitlines()[-1]
+    assert "holds a run already; resume it (resume=true)" in errors.splitlines()[-1]
 
 
 def test_a_full_disk_ends_a_run_in_one_line(tmp_path, small_disk):

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from experiments.config import Continual, parse
 from experiments.continual import run
 from experiments.recording import Recorder
-from experiments.status import Status
+from experiments.status import Status, alone_in
 from psec_jax import SkillLibrary
 from psec_jax.report import results
 
@@ -24,17 +24,17 @@ WORDS += ["pretrain.steps=1000", "evaluation.episodes=1", "progress=false"]
 STOPPED = """
 import os, runpy, signal
 from psec_jax.training import checkpoints
-ask = checkpoints.anywhere
+ask = checkpoints.any_process
 def asking(flag):
-    checkpoints.anywhere = ask
+    checkpoints.any_process = ask
     os.kill(os.getpid(), signal.SIGTERM)
     return ask(flag)
-checkpoints.anywhere = asking
+checkpoints.any_process = asking
 runpy.run_module("experiments.continual", run_name="__main__", alter_sys=True)
 """
 
 
-def start(out: Path, stopped: bool = False) -> list[subprocess.Popen]:
+def start(*outs: Path, stopped: bool = False) -> list[subprocess.Popen]:
     """Two processes of one run, of which the second is ``stopped`` halfway."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -46,7 +46,7 @@ def start(out: Path, stopped: bool = False) -> list[subprocess.Popen]:
             [
                 sys.executable,
                 *(["-c", STOPPED] if stopped and index else program),
-                *(*WORDS, f"hydra.run.dir={out}"),
+                *(*WORDS, f"hydra.run.dir={outs[index]}"),
             ],
             cwd=ROOT,
             env={**os.environ, **said, "JAX_PROCESS_ID": str(index)},
@@ -73,11 +73,12 @@ def test_two_processes_stop_together_go_on_and_leave_what_one_does(tmp_path):
     alone.mkdir()
     run(config, alone, Recorder(alone))
 
-    _, errors = ended(start(out, stopped=True), 75)
-    assert "goes on with" in errors[0] and "goes on with" not in errors[1]
+    # The second is told another folder: the first one's holds for all.
+    _, errors = ended(start(out, tmp_path / "another", stopped=True), 75)
+    assert "resume it by" in errors[0] and "resume it by" not in errors[1]
     assert Status.read(out).state == "interrupted" and (out / "checkpoints").exists()
 
-    printed, _ = ended(start(out), 0)
+    printed, _ = ended(start(out, out), 0)
     assert "zero-shot" in printed[0] and "zero-shot" not in printed[1]
     assert Status.read(out).state == "finished"
 
@@ -97,3 +98,12 @@ def test_two_processes_stop_together_go_on_and_leave_what_one_does(tmp_path):
     files = [{p.name for p in f.iterdir() if not p.name.startswith(".")} for f in (alone, out)]
     assert files[1] - files[0] <= {"config.json", "status.json", "continual.log"}
     assert files[0] - files[1] <= {"checkpoints"}
+    assert {p.name for p in (tmp_path / "another").iterdir()} <= {".hydra", "continual.log"}
+
+
+def test_what_ends_one_process_before_the_run_ends_all(tmp_path):
+    """A folder that another run is at work in is seen by the first process alone."""
+    with alone_in(tmp_path):
+        _, errors = ended(start(tmp_path, tmp_path), 1)
+    assert "is being written by another process" in errors[0].splitlines()[-1]
+    assert errors[1].splitlines()[-1].startswith("error: another process of this program failed")

@@ -15,8 +15,7 @@ import pytest
 import yaml
 
 import psec_jax as psec
-from experiments.sweep_status import states
-from experiments.sweeping import planned
+from experiments.sweeping import planned, states
 from psec_jax.data.hdf5 import write_hdf5
 
 ROOT = Path(__file__).parents[2]

@@ -257,7 +257,8 @@ def test_wandbs_own_variables_are_obeyed_where_the_configuration_is_silent(
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "there"))
-    their = ("their-project", "their-team", "their-name", "their-group", ["one", "two"])
+    # W&B reads the variables itself of which nothing is said.
+    their = ("their-project", None, "their-name", None, None)
     assert begun() == ("offline", *their, str(tmp_path / "there"))
     said = {"project": "p", "entity": "e", "name": "n", "group": "g", "tags": ["t"]}
     assert begun(mode="disabled", **said) == (
@@ -328,8 +329,7 @@ def test_offline_the_real_package_keeps_everything_in_the_output_folder(tmp_path
             measure(recorder, "psec", seed, [1.0, 3.0])
             recorder.trace("weights", TRACE, ["reward", "safety"], "PSEC")
             recorder.text("table.md", "| a |")
-            figures.lines(out / "S→W.png", {}, "rank")
-            recorder.figure(out / "S→W.png")
+            recorder.figure("S→W.png", figures.lines, {}, "rank")
             recorder.library(library.path)
     real.teardown()
     logs = sorted(out.glob("wandb/offline-run-*/run-*.wandb"))

@@ -14,8 +14,8 @@ import pytest
 from flax import struct
 
 from psec_jax import TransitionDataset, join_processes
-from psec_jax.errors import NotJoined, OtherTraining
-from psec_jax.training import Checkpoints, Interrupted, JsonLines, Training, fit, processes
+from psec_jax.errors import OtherTraining
+from psec_jax.training import Checkpoints, Interrupted, JsonLines, Training, fit
 
 SHAPES = {(1, 16): (1, 1, 4), (2, 16): (1, 2, 2), (1, 15): (2, 1, 1)}
 
@@ -84,23 +84,13 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def explicit(count: int) -> list[dict[str, str]]:
-    """The environment of each of ``count`` processes."""
-    shared = {
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
-        "JAX_NUM_PROCESSES": str(count),
-    }
-    return [{**shared, "JAX_PROCESS_ID": str(index)} for index in range(count)]
-
-
 def slurm(count: int) -> list[dict[str, str]]:
     """What srun would say to the tasks of a step on one node."""
     shared = {
         "SLURM_JOB_ID": "1",
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_NTASKS": str(count),
-        "SLURM_STEP_NUM_TASKS": str(count),
-        "JAX_COORDINATOR_PORT": str(free_port()),
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
     }
     return [{**shared, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(count)]
 
@@ -150,71 +140,55 @@ def test_two_processes_learn_stop_and_go_on_as_one_does(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [5, 10]
 
 
-SLURM = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}
+ALLOCATION = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "OMPI_COMM_WORLD_SIZE": "2",
+}
 
 
-@pytest.mark.parametrize(
-    ("said", "by"),
-    [
-        ({}, None),
-        # In the batch script, and in the shell of salloc: not a task among four.
-        (SLURM, None),
-        ({**SLURM, "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_STEP_NUM_TASKS": "1"}, None),
-        ({**SLURM, "SLURM_STEP_NUM_TASKS": "4"}, "SLURM_STEP_NUM_TASKS"),
-        ({"OMPI_COMM_WORLD_SIZE": "1"}, None),
-        # One of mpirun's daemons on each of two nodes.
-        ({"OMPI_COMM_WORLD_SIZE": "4", "SLURM_STEP_NUM_TASKS": "2"}, "OMPI_COMM_WORLD_SIZE"),
-        ({"JAX_NUM_PROCESSES": "1", "SLURM_STEP_NUM_TASKS": "1"}, None),
-        (explicit(2)[1], "JAX_NUM_PROCESSES"),
-    ],
-)
-def test_only_what_is_said_of_this_program_makes_it_one_of_several(said, by, monkeypatch):
-    for name in os.environ:
-        if name.startswith(("JAX_", "SLURM_", "OMPI_")):
-            monkeypatch.delenv(name)
-    for name, value in said.items():
+def test_a_process_within_an_allocation_stays_alone_until_it_is_told_of_others(monkeypatch):
+    for name, value in ALLOCATION.items():
         monkeypatch.setenv(name, value)
-    found = processes._said()
-    assert found is None if by is None else found[0] == by
+    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
+    monkeypatch.setattr("jax.distributed.initialize", lambda **_: pytest.fail("joined"))
+    join_processes()
 
 
 @pytest.mark.parametrize(
-    ("tasks", "gpus", "expected"),
-    [("1(x2)", "0,1,2,3", []), ("4(x2)", "0,1,2,3", None), ("4(x2)", "2", []), ("4", None, None)],
-)
-def test_a_task_of_slurm_has_its_nodes_devices_unless_others_want_some(
-    tasks, gpus, expected, monkeypatch
-):
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
-    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", tasks)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if gpus is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    assert processes._said()[1]["local_device_ids"] == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "match"),
-    [("JAX_NUM_PROCESSES", "2", "needs JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID"),
-     ("SLURM_STEP_NUM_TASKS", "many", "must be a number, not 'many'")],
+    ("variables", "match"),
+    [({}, "Number of processes must be defined"),
+     ({"JAX_NUM_PROCESSES": "many"}, "JAX_NUM_PROCESSES must be a number, not 'many'")],
 )  # fmt: skip
-def test_an_environment_that_says_half_is_refused(name, value, match, monkeypatch):
-    monkeypatch.setenv(name, value)
-    with pytest.raises(NotJoined, match=match):
-        join_processes()
+def test_a_process_that_cannot_know_which_one_it_is_says_what_to_set(variables, match):
+    alone = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_"))}
+    address = {"JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": "localhost:1"}
+    done = join(**alone, **{**address, **variables})
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("psec_jax.errors.NotJoined: ") and match in line
+    assert "set JAX_NUM_PROCESSES and JAX_PROCESS_ID, or unset it to run alone" in line
 
 
-def test_a_process_that_waits_in_vain_says_so_in_one_line():
+def test_a_process_that_waits_in_vain_says_for_whom_and_ends():
+    address = f"localhost:{free_port()}"
+    told = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "JAX_COORDINATOR_ADDRESS": address}
+    done = join(**{**os.environ, "JAX_PLATFORMS": "cpu", **told})
+    assert done.returncode != 0
+    line = done.stderr.splitlines()[0]
+    assert line.startswith("JAX_COORDINATOR_ADDRESS: waiting 1 s") and address in line
+
+
+def join(**environment: str) -> subprocess.CompletedProcess:
     program = "import psec_jax; psec_jax.join_processes(timeout=1)"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **explicit(2)[1]}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", program],
         env=environment,
         capture_output=True,
         text=True,
         timeout=240,
     )
-    assert done.returncode == 1
-    line = done.stderr.splitlines()[-1]
-    assert line.startswith("error: by JAX_NUM_PROCESSES this is one of several")
-    assert "in 1 seconds" in line
