@@ -21,7 +21,7 @@ from experiments.launching import command, launch
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
 from experiments.stages import Stages, check_alike, check_joined, load, run_seeds
-from psec_jax.evaluation import trace_weights
+from psec_jax.evaluation import Evaluation, trace_weights
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
 from psec_jax.storage import check_name, expanded
@@ -127,7 +127,7 @@ def train(this: Stages, opened: Data, simulators: Simulators) -> None:
     source, data = opened.source, opened.tasks
     record = partial(this.record, setting="continual")
 
-    def evaluate(agents: list, task: str) -> list[psec.Evaluation]:
+    def evaluate(agents: list, task: str) -> list[Evaluation]:
         vector = simulators.of(chain.tasks[task].environment)
         return this.evaluate(agents, vector, f"evaluate {task}")
 
@@ -187,7 +187,7 @@ def train(this: Stages, opened: Data, simulators: Simulators) -> None:
             this.keep(libraries, skill_name(task, parts), skills, chain.tasks[task].dataset)
 
     # Composition on the target's data, and evaluation, column by column.
-    evaluations: dict[tuple[str, str], list[psec.Evaluation]] = {}
+    evaluations: dict[tuple[str, str], list[Evaluation]] = {}
     for column in chain.columns:
         target = column.target
         replay = config.composer.source_trajectories

@@ -25,7 +25,8 @@ from experiments.recording import Recorder
 from experiments.simulators import Simulators
 from experiments.stages import Stages, check_alike, check_joined, load, run_seeds
 from psec_jax.backbones import Backbone
-from psec_jax.evaluation import scores
+from psec_jax.evaluation import Evaluation, scores
+from psec_jax.learners import Critics
 from psec_jax.learners.objectives import Return
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
@@ -85,7 +86,7 @@ class Run(Stages):
         return [library.base for library in self.libraries]
 
     @functools.cached_property
-    def critics(self) -> list[Mapping[str, psec.Critics]]:
+    def critics(self) -> list[Mapping[str, Critics]]:
         """Those of the target's skill, which is put into the library beside those of further
         sources."""
         bases, adapter = self.bases, self.config.adapter.build("low_rank")
@@ -126,7 +127,7 @@ class Run(Stages):
         objectives = [Return.scaled_to(own, discount=critics.discount) for own in data]
         return [critics.build(objective, weights) for objective in objectives]
 
-    def choosing(self, policies: list, critics: list[Mapping[str, psec.Critics]]) -> list:
+    def choosing(self, policies: list, critics: list[Mapping[str, Critics]]) -> list:
         """Each policy acting by the best of some samples."""
         candidates = self.config.critics.candidates
         if candidates == 1:
@@ -138,7 +139,7 @@ class Run(Stages):
 
     def improved(
         self, label: str, data: list[psec.TransitionDataset], policies: list[psec.Policy]
-    ) -> tuple[list[psec.Policy], list[Mapping[str, psec.Critics]]]:
+    ) -> tuple[list[psec.Policy], list[Mapping[str, Critics]]]:
         """Offline RL on all parameters of each policy."""
         return psec.improve(
             policies,
@@ -284,7 +285,7 @@ def train(this: Run, column: str, vector: VectorEnv) -> None:
         steps = config.pretrain.steps if method == "zero_shot" else config.scratch.steps
         record(evaluations, method=method, step=steps)
         normalized = [
-            psec.Evaluation(scores.d4rl_score(config.robot.reference, e.returns), e.lengths)
+            Evaluation(scores.d4rl_score(config.robot.reference, e.returns), e.lengths)
             for e in evaluations
         ]
         record(normalized, method=method, step=steps, metric="score")

@@ -29,6 +29,7 @@ from psec_jax.data.registry import local_datasets
 from psec_jax.data.selection import Selection, safe_and_rewarding
 from psec_jax.envs import known_ids
 from psec_jax.evaluation import scores, trace_weights
+from psec_jax.learners import Critics
 from psec_jax.report import figures, published, results
 from psec_jax.report.results import Measurement
 from psec_jax.report.tables import Cells, safety_table
@@ -97,7 +98,7 @@ class Run(Stages):
         return [library.base for library in self.libraries]
 
     @functools.cached_property
-    def critics(self) -> list[Mapping[str, psec.Critics]]:
+    def critics(self) -> list[Mapping[str, Critics]]:
         """Those of the skills, which are put into the library."""
         objectives = self.config.objectives
         skills, critics = psec.learn_skills(
@@ -121,7 +122,7 @@ class Run(Stages):
             **self.fitting(stage, label),
         )
 
-    def choosing(self, policies: list, critics: list[Mapping[str, psec.Critics]]) -> list:
+    def choosing(self, policies: list, critics: list[Mapping[str, Critics]]) -> list:
         """Each policy acting by the best of some samples."""
         objectives = self.config.objectives
         if objectives.candidates == 1:

@@ -14,7 +14,6 @@ import psec_jax as psec
 from experiments.config import ConfigError, Setting, Stage
 from experiments.recording import Recorder
 from psec_jax import (
-    Evaluation,
     Policy,
     Skill,
     SkillLibrary,
@@ -25,6 +24,7 @@ from psec_jax import (
     storage,
 )
 from psec_jax.errors import BrokenFile
+from psec_jax.evaluation import Evaluation
 from psec_jax.training.processes import leads, meet
 from psec_jax.training.seeds import named_key
 

@@ -18,10 +18,11 @@ import pytest
 from flax import linen as nn
 
 import psec_jax as psec
-from psec_jax import BestOf, ComposedPolicy, Critics, Policy, agents, storage
+from psec_jax import BestOf, Policy, agents, storage
+from psec_jax.composition import ComposedPolicy
 from psec_jax.descriptions import build
 from psec_jax.errors import BaseMismatch, BrokenFile, NotImported
-from psec_jax.learners import FeasibleFirst
+from psec_jax.learners import Critics, FeasibleFirst
 from psec_jax.networks import ContextNetwork, Critic
 
 KEY = jax.random.key(7)
@@ -132,9 +133,10 @@ backbone = psec.DiffusionBackbone(2, Denoiser(8, 1, time_features=4, time_hidden
 statistics = psec.Statistics.of(observations)
 base = psec.Policy.create(backbone, statistics, jax.random.key(0))
 skill = psec.Skill(psec.Adapter(rank=2).fresh(jax.random.key(1), base.dense_layers()),
-                   psec.Adapter(rank=2), psec.fingerprint(base))
+                   psec.Adapter(rank=2), psec.policies.fingerprint(base))
 policy = base.with_bank(psec.Bank.of({"a": skill}))
-agent = psec.ComposedPolicy.create(policy, ContextNetwork(1, (4,)), "parameter", jax.random.key(2))
+context, key = ContextNetwork(1, (4,)), jax.random.key(2)
+agent = psec.composition.ComposedPolicy.create(policy, context, "parameter", key)
 for path, one in zip(sys.argv[2:], (policy, agent), strict=True):
     one.save(path)
     print(hashlib.sha256(behavior(one, observations)).hexdigest())
@@ -384,7 +386,7 @@ def test_a_policy_that_is_not_the_one_that_was_saved_is_refused_with_both_hashes
     node = storage.read_json(saved / "agent.json")["agent"]
     node["fields"]["policy"]["fields"]["backbone"]["fields"]["deterministic"] = False
     edited(saved, agent=node)
-    own = psec.fingerprint(kinds["best of"].policy)
+    own = psec.policies.fingerprint(kinds["best of"].policy)
     with pytest.raises(BaseMismatch, match=own):
         psec.load(saved)
 

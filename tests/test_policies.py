@@ -25,11 +25,10 @@ from psec_jax import (
     Statistics,
     Training,
     compose,
-    fingerprint,
 )
 from psec_jax.errors import BaseMismatch
 from psec_jax.networks import ContextNetwork, Denoiser, GaussianActor
-from psec_jax.policies import backbone_to_dict
+from psec_jax.policies import backbone_to_dict, fingerprint
 
 KEY = jax.random.key(7)
 

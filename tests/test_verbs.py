@@ -17,7 +17,6 @@ from psec_jax import (
     Training,
     TransitionDataset,
     compose,
-    fingerprint,
     improve,
     learn_skill,
     learn_skills,
@@ -26,6 +25,7 @@ from psec_jax import (
 from psec_jax.learners.objectives import DiscountedCost, Return
 from psec_jax.learners.weights import AdvantageWeights
 from psec_jax.networks import ContextNetwork, Critic, GaussianActor
+from psec_jax.policies import fingerprint
 
 KEY = jax.random.key(9)
 BACKBONE = GaussianBackbone(2, GaussianActor(2, hidden=(8, 8)))

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from psec_jax import ComposedPolicy, Statistics
+from psec_jax import Statistics
+from psec_jax.composition import ComposedPolicy
 from psec_jax.networks import ConstantWeights, ContextNetwork
 
 KEY = jax.random.key(13)

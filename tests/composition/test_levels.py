@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from psec_jax import (
-    Bank,
-    ComposedPolicy,
-    DiffusionBackbone,
-    GaussianBackbone,
-    Policy,
-    Statistics,
-)
-from psec_jax.composition import LEVELS
+from psec_jax import Bank, DiffusionBackbone, GaussianBackbone, Policy, Statistics
+from psec_jax.composition import LEVELS, ComposedPolicy
 from psec_jax.composition.levels import blend
 from psec_jax.diffusion import vp_schedule
 from psec_jax.networks import ConstantWeights

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from psec_jax import (
-    ComposedPolicy,
     Composer,
     GaussianBackbone,
     Optimizer,
@@ -13,6 +12,7 @@ from psec_jax import (
     TransitionDataset,
     compose,
 )
+from psec_jax.composition import ComposedPolicy
 from psec_jax.learners import ContextLearner
 from psec_jax.networks import ConstantWeights, ContextNetwork
 from psec_jax.training import Training, fit

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from psec_jax import Bank, BestOf, ComposedPolicy, SkillLibrary
+from psec_jax import Bank, BestOf, SkillLibrary
+from psec_jax.composition import ComposedPolicy
 from psec_jax.errors import BaseMismatch
 from psec_jax.networks import ConstantWeights, ContextNetwork
 

@@ -151,7 +151,7 @@ def test_policies_of_other_processes_are_not_mixed_by_their_predictions(flow, di
     context = psec.networks.ConstantWeights(1)
 
     def mixed(*parts):
-        return psec.ComposedPolicy.of_policies(*parts, context, "noise", KEY)
+        return psec.composition.ComposedPolicy.of_policies(*parts, context, "noise", KEY)
 
     assert mixed(flow, [flow]).level == "noise"
     with pytest.raises(ValueError, match="needs one noise schedule, but the policies have"):

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from flax import struct
 
-from psec_jax import Adapter, Optimizer, TransitionDataset, fingerprint, learn_skill
+from psec_jax import Adapter, Optimizer, TransitionDataset, learn_skill
 from psec_jax.errors import OtherTraining
 from psec_jax.learners import SkillLearner
+from psec_jax.policies import fingerprint
 from psec_jax.training import Checkpoints, Interrupted, JsonLines, Training, fit
 
 KEY = jax.random.key(3)

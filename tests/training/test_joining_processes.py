@@ -13,9 +13,16 @@ import numpy as np
 import pytest
 from flax import struct
 
-from psec_jax import TransitionDataset, join_processes
+from psec_jax import TransitionDataset
 from psec_jax.errors import OtherTraining
-from psec_jax.training import Checkpoints, Interrupted, JsonLines, Training, fit
+from psec_jax.training import (
+    Checkpoints,
+    Interrupted,
+    JsonLines,
+    Training,
+    fit,
+    join_processes,
+)
 
 SHAPES = {(1, 16): (1, 1, 4), (2, 16): (1, 2, 2), (1, 15): (2, 1, 1)}
 
@@ -99,7 +106,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import jax
-from psec_jax import join_processes
+from psec_jax.training import join_processes
 from psec_jax.training.devices import Layout
 sys.path.insert(0, sys.argv[1])
 import test_joining_processes
