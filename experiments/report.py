@@ -7,9 +7,12 @@ figure and a table named after the study into the folder.
 """
 
 import argparse
+import functools
 import json
+import operator
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,36 +37,16 @@ SHOWN = {"return": ("return", 0), "score": ("normalized score", 1)}
 LEARNING = {"policies": "Scratch", "full": "Dense skill", "low_rank": "Low-rank skill"}
 
 
-def continual_table(runs: list[Run], out: Path) -> list[Path]:
+def continual_table(runs: list[Run], out: Path, name: str) -> list[Path]:
     """The table in the paper's layout over all seeds, and its bars."""
     rows = _rows(runs, CONTINUAL)
     reported = published_table(published.CONTINUAL, rows, _columns(runs, "return"))
     return _table_report(
-        out / "continual_table", runs, rows, published.CONTINUAL, "As the paper reports:", reported
+        out / name, runs, rows, published.CONTINUAL, "As the paper reports:", reported
     )
 
 
-def context_ablation(runs: list[Run], out: Path) -> list[Path]:
-    """Every level with and without context-awareness."""
-    return [
-        path.rename(out / f"context_ablation{path.suffix}") for path in continual_table(runs, out)
-    ]
-
-
-def sample_efficiency(runs: list[Run], out: Path) -> list[Path]:
-    """Return against the number of target demonstrations."""
-    curves = _against(runs, lambda config: config["data"]["target_trajectories"], CONTINUAL)
-    paper = {CONTINUAL[name]: curve for name, curve in published.SAMPLE_EFFICIENCY.items()}
-    return _curve_report(out / "sample_efficiency", curves, "target demonstrations", paper)
-
-
-def rank_ablation(runs: list[Run], out: Path) -> list[Path]:
-    """Return against the rank of the skills."""
-    curves = _against(runs, lambda config: config["adapter"]["rank"], CONTINUAL)
-    return _curve_report(out / "rank_ablation", curves, "rank")
-
-
-def training_curves(runs: list[Run], out: Path) -> list[Path]:
+def training_curves(runs: list[Run], out: Path, name: str) -> list[Path]:
     """Return while a skill or a policy from scratch is learned, before any composition."""
     rows = [row for row in _pooled(runs) if row.metric == "learning_return"]
     if not rows:
@@ -72,17 +55,16 @@ def training_curves(runs: list[Run], out: Path) -> list[Path]:
     written = []
     for task in dict.fromkeys(row.task for row in rows):
         curves = _curves(steps, LEARNING, task, "learning_return")
-        name = out / f"training_curves_{task}"
-        written += _curve_report(name, curves, "updates", logarithmic=False)
+        written += _curve_report(out / f"{name}_{task}", curves, "updates", logarithmic=False)
     return written
 
 
-def dynamics_shift_table(runs: list[Run], out: Path) -> list[Path]:
+def dynamics_shift_table(runs: list[Run], out: Path, name: str) -> list[Path]:
     """Normalized scores by robot, data and shift in the paper's layout, and their bars."""
     columns = _columns(runs, "score")
     paper = published.dynamics_shift(columns)
     return _table_report(
-        out / "dynamics_shift_table",
+        out / name,
         runs,
         _rows(runs, DYNAMICS_SHIFT),
         paper,
@@ -92,15 +74,7 @@ def dynamics_shift_table(runs: list[Run], out: Path) -> list[Path]:
     )
 
 
-def target_data(runs: list[Run], out: Path) -> list[Path]:
-    """Normalized score against the share of the target's data."""
-    curves = _against(
-        runs, lambda config: 100 * config["target"]["fraction"], DYNAMICS_SHIFT, "score"
-    )
-    return _curve_report(out / "target_data", curves, "% of the target's data", metric="score")
-
-
-def multi_objective_table(runs: list[Run], out: Path) -> list[Path]:
+def multi_objective_table(runs: list[Run], out: Path, name: str) -> list[Path]:
     """Normalized reward and cost of all tasks in the paper's layout, with the families' means, at
     every cost limit of the runs."""
     rows, tasks = _pooled(runs), _columns(runs, "return")
@@ -115,27 +89,53 @@ def multi_objective_table(runs: list[Run], out: Path) -> list[Path]:
         cells = multi_objective.score_cells(rows, limit)
         parts.append(f"Limit {limit:g}:\n\n{safety_table(cells, methods, tasks)}")
         for task in tasks:
-            name = f"multi_objective_table_{task.replace('/', '_')}_{limit:g}.png"
-            figures.plane(out / name, cells, methods, task, title=task)
-            written.append(out / name)
-    table = out / "multi_objective_table.md"
+            figure = out / f"{name}_{task.replace('/', '_')}_{limit:g}.png"
+            figures.plane(figure, cells, methods, task, title=task)
+            written.append(figure)
+    table = out / f"{name}.md"
     parts.append("As the paper reports, on DSRL's data:\n\n" + published.multi_objective(tasks))
     storage.write_text(table, "\n".join(parts))
     return [table, *written]
 
 
-STUDIES: dict[str, Callable[[list[Run], Path], list[Path]]] = {
-    study.__name__: study
-    for study in (
-        continual_table,
-        sample_efficiency,
-        training_curves,
-        rank_ablation,
-        context_ablation,
-        dynamics_shift_table,
-        target_data,
-        multi_objective_table,
-    )
+@dataclass(frozen=True)
+class Against:
+    """Curves of a metric against one entry of the configuration, ``times`` a factor; runs that
+    share it are seeds of one point."""
+
+    key: str
+    xlabel: str
+    labels: Mapping[str, str]
+    metric: str = "return"
+    times: float = 1
+    paper: Mapping[str, Mapping[float, float]] | None = None
+
+    def __call__(self, runs: list[Run], out: Path, name: str) -> list[Path]:
+        points: dict[float, list[Run]] = {}
+        for config, rows in runs:
+            at = self.times * functools.reduce(operator.getitem, self.key.split("."), config)
+            points.setdefault(at, []).append((config, rows))
+        pooled = {at: _pooled(seeds) for at, seeds in points.items()}
+        curves = _curves(pooled, self.labels, _columns(runs, self.metric)[0], self.metric)
+        return _curve_report(out / name, curves, self.xlabel, self.paper, metric=self.metric)
+
+
+STUDIES: dict[str, Callable[[list[Run], Path, str], list[Path]]] = {
+    "continual_table": continual_table,
+    "context_ablation": continual_table,
+    "sample_efficiency": Against(
+        "data.target_trajectories",
+        "target demonstrations",
+        CONTINUAL,
+        paper={CONTINUAL[name]: curve for name, curve in published.SAMPLE_EFFICIENCY.items()},
+    ),
+    "training_curves": training_curves,
+    "rank_ablation": Against("adapter.rank", "rank", CONTINUAL),
+    "dynamics_shift_table": dynamics_shift_table,
+    "target_data": Against(
+        "target.fraction", "% of the target's data", DYNAMICS_SHIFT, "score", times=100
+    ),
+    "multi_objective_table": multi_objective_table,
 }
 
 
@@ -193,20 +193,6 @@ def _columns(runs: list[Run], metric: str) -> list[str]:
 Curves = dict[str, dict[float, Summary]]
 
 
-def _against(
-    runs: list[Run],
-    quantity: Callable[[dict], float],
-    labels: Mapping[str, str],
-    metric: str = "return",
-) -> Curves:
-    """The first column's curves, where runs that share the quantity are seeds of one point."""
-    points: dict[float, list[Run]] = {}
-    for config, rows in runs:
-        points.setdefault(quantity(config), []).append((config, rows))
-    pooled = {at: _pooled(runs) for at, runs in points.items()}
-    return _curves(pooled, labels, _columns(runs, metric)[0], metric)
-
-
 def _curves(
     points: Mapping[float, list[Measurement]], labels: Mapping[str, str], task: str, metric: str
 ) -> Curves:
@@ -232,7 +218,7 @@ def _table_report(
     """Ours, below it what the paper ``reported``, ``above`` which that is said; both as bars."""
     summaries, columns = results.summaries(_pooled(runs), metric), _columns(runs, metric)
     ylabel, digits = SHOWN[metric]
-    table, figure = name.with_suffix(".md"), name.with_suffix(".png")
+    table, figure = Path(f"{name}.md"), Path(f"{name}.png")
     text = returns_table(summaries, rows, columns, digits)
     if reported:
         text += f"\n{above}\n\n{reported}"
@@ -259,7 +245,7 @@ def _curve_report(
         mean, low, high = (f"{x:.{digits}f}" for x in (summary.mean, summary.low, summary.high))
         return f"{mean} [{low}, {high}]"
 
-    table, figure = name.with_name(f"{name.name}.md"), name.with_name(f"{name.name}.png")
+    table, figure = Path(f"{name}.md"), Path(f"{name}.png")
     rows = [(label, label) for label in curves]
     storage.write_text(table, markdown(rows, [f"{x:g}" for x in xs], cell, corner=xlabel))
     figures.lines(figure, curves, xlabel, paper, logarithmic, ylabel=ylabel)
@@ -274,7 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="folder of a run or of a sweep")
     chosen = parser.parse_args(arguments)
     try:
-        written = STUDIES[chosen.study](read_runs(chosen.folder), chosen.folder)
+        written = STUDIES[chosen.study](read_runs(chosen.folder), chosen.folder, chosen.study)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     for path in written:

@@ -2,8 +2,7 @@
 
     python -m experiments.wandb_dashboard [ENTITY/]PROJECT
 
-Saves a view with the sections below; each call makes a new one. It needs the network and a login,
-with --dry-run neither.
+Saves a view with the sections below; each call makes a new one. It needs the network and a login.
 """
 
 import argparse
@@ -11,6 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+OTHERS = "scratch|bc|bc_safe|iql|fisor|joint|finetune"
+COLUMNS = ("", "_S_to_W", "_S_to_R", "_S_W_to_R")
+RESULTS = ("returns", "scores", "plane_10", "plane_20", "plane_40")
 # Section → its panels: a title, a kind, and what it shows. The kinds: lines (metrics, as a regular
 # expression), bars (a table of means), table (a table's key), media (keys of figures or videos).
 SECTIONS: dict[str, list[tuple[str, str, Any]]] = {
@@ -26,28 +28,15 @@ SECTIONS: dict[str, list[tuple[str, str, Any]]] = {
         ("Skills", "lines", r"^(low_rank_|full_)?skills?_.*seed_\d+/loss$"),
         ("Critics", "lines", r"_seed_\d+/\w+/(value|q)_loss$"),
         ("Composition", "lines", r"^compose_.*_seed_\d+/loss$"),
-        (
-            "Policies without skills",
-            "lines",
-            r"^(scratch|bc|bc_safe|iql|fisor|joint|finetune)_.*seed_\d+/loss$",
-        ),
+        ("Policies without skills", "lines", rf"^({OTHERS})_.*seed_\d+/loss$"),
     ],
     "Weights": [
         ("α over an episode", "lines", r"^weights.*/weight_\w+$"),
-        (
-            "Figures of α",
-            "media",
-            [f"figures/weights{column}" for column in ("", "_S_to_W", "_S_to_R", "_S_W_to_R")],
-        ),
+        ("Figures of α", "media", [f"figures/weights{column}" for column in COLUMNS]),
         ("An episode", "media", ["videos/weights", "figures/weights_strip"]),
     ],
     "Figures": [
-        (
-            "Results",
-            "media",
-            [f"figures/{name}" for name in ("returns", "scores", "plane_10", "plane_20")]
-            + ["figures/plane_40"],
-        ),
+        ("Results", "media", [f"figures/{name}" for name in RESULTS]),
     ],
 }
 
@@ -104,15 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="scripts/wandb_dashboard", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("project", metavar="[ENTITY/]PROJECT")
-    parser.add_argument("--dry-run", action="store_true", help="print the panels, save nothing")
-    chosen = parser.parse_args(arguments)
-    if chosen.dry_run:
-        for section, panels in SECTIONS.items():
-            print(section)
-            for title, kind, shown in panels:
-                print(f"  {title}: {kind} {shown}")
-        return
-    entity, _, project = chosen.project.rpartition("/")
+    entity, _, project = parser.parse_args(arguments).project.rpartition("/")
     try:
         print(save(entity, project))
     except (ConnectionError, ImportError) as error:

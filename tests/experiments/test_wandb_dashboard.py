@@ -71,13 +71,6 @@ def test_every_panel_of_the_file_becomes_one_of_wandbs():
     built._to_model()
 
 
-def test_a_dry_run_prints_the_panels_and_saves_nothing(capsys, monkeypatch):
-    monkeypatch.setattr("experiments.wandb_dashboard.save", lambda *_: pytest.fail("saved"))
-    main(["me/p", "--dry-run"])
-    printed = capsys.readouterr().out
-    assert all(f"  {title}: {kind}" in printed for title, (kind, _) in PANELS.items())
-
-
 def test_without_the_package_one_line_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(SystemExit, match=r"^error: .*psec-jax\[wandb\]"):
