@@ -8,8 +8,7 @@ steps; a dataset is a mixture of policies. Both are put into a folder, from whic
 an earlier one was interrupted.
 """
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +38,9 @@ class PolicyPlan:
 
 
 @dataclass
-class PartPlan:
-    policy: str = MISSING
-    trajectories: int = MISSING
-    noise: float = 0.0
-
-
-@dataclass
 class DatasetPlan:
     about: str = MISSING
-    parts: list[PartPlan] = MISSING
+    parts: list[Part] = MISSING
 
 
 @dataclass
@@ -91,16 +83,10 @@ def run(config: Collect, out: Path, command: str) -> None:
     for weight in dict.fromkeys(plan.cost_weight for plan in trained(config).values()):
         learn(config, weight, out, folder, command)
     for key, plan in config.datasets.items():
-        parts = tuple(
-            Part(
-                part.policy if part.policy in drivers else f"{full_name(config)}-{part.policy}",
-                part.trajectories,
-                part.noise,
-            )
-            for part in plan.parts
-        )
+        stored = {policy: f"{full_name(config)}-{policy}" for policy in trained(config)}
+        parts = [replace(p, policy=stored.get(p.policy, p.policy)) for p in plan.parts]
         recipe = Recipe(
-            plan.about, full_id(config), parts, folder, command=command, drivers=drivers
+            plan.about, full_id(config), tuple(parts), folder, command=command, drivers=drivers
         )
         data = roll_out(recipe, seed=0)
         recipe = recipe.measured(data)
@@ -140,7 +126,7 @@ def learn(config: Collect, weight: float, out: Path, folder: Path, command: str)
             "rollouts": config.episodes,
             "command": command,
         }
-        dataclasses.replace(policy, facts=facts).save(folder, asset)
+        replace(policy, facts=facts).save(folder, asset)
         print(f"{asset}: {alone.measure}", flush=True)
 
 
@@ -193,8 +179,10 @@ def shorten(config: Collect) -> None:
     for policy in trained(config).values():
         policy.steps = max(1, round(config.share * policy.steps))
     for dataset in config.datasets.values():
-        for part in dataset.parts:
-            part.trajectories = max(1, round(config.share * part.trajectories))
+        dataset.parts = [
+            replace(part, trajectories=max(1, round(config.share * part.trajectories)))
+            for part in dataset.parts
+        ]
 
 
 def folder_of(config: Collect) -> Path:
@@ -217,8 +205,8 @@ def main(config: DictConfig) -> float:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     hydra_config = HydraConfig.get()
-    words = [word for word in hydra_config.overrides.task if not word.startswith("folder=")]
-    line = " ".join(["python -m experiments.collect", *words])
+    overrides = [word for word in hydra_config.overrides.task if not word.startswith("folder=")]
+    line = " ".join(["python -m experiments.collect", *overrides])
     out = Path(hydra_config.runtime.output_dir)
     if in_sweep():
         with alone_in(out), Status.kept(out) as status:
