@@ -11,7 +11,7 @@ import functools
 import json
 import operator
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,30 @@ SHOWN = {"return": ("return", 0), "score": ("normalized score", 1)}
 LEARNING = {"policies": "Scratch", "full": "Dense skill", "low_rank": "Low-rank skill"}
 
 
-def continual_table(runs: list[Run], out: Path, name: str) -> list[Path]:
-    """The table in the paper's layout over all seeds, and its bars."""
-    rows = _rows(runs, CONTINUAL)
-    reported = published_table(published.CONTINUAL, rows, _columns(runs, "return"))
-    return _table_report(
-        out / name, runs, rows, published.CONTINUAL, "As the paper reports:", reported
-    )
+@dataclass(frozen=True)
+class Table:
+    """The methods in the paper's layout over all seeds, and what the paper reports; both as bars.
+
+    ``paper(columns)`` is method → column → value; of these ``paper_rows``, or our own, are shown.
+    """
+
+    labels: Mapping[str, str]
+    paper: Callable[[Sequence[str]], Mapping[str, Mapping[str, float]]]
+    source: str = "As the paper reports:"
+    metric: str = "return"
+    paper_rows: Sequence[tuple[str, str]] = ()
+
+    def __call__(self, runs: list[Run], out: Path, name: str) -> list[Path]:
+        rows, columns = _rows(runs, self.labels), _columns(runs, self.metric)
+        summaries, paper = results.summaries(_pooled(runs), self.metric), self.paper(columns)
+        ylabel, digits = SHOWN[self.metric]
+        text = returns_table(summaries, rows, columns, digits)
+        if reported := published_table(paper, self.paper_rows or rows, columns):
+            text += f"\n{self.source}\n\n{reported}"
+        table, figure = out / f"{name}.md", out / f"{name}.png"
+        storage.write_text(table, text)
+        figures.bars(figure, summaries, rows, columns, paper, ylabel=ylabel)
+        return [table, figure]
 
 
 def training_curves(runs: list[Run], out: Path, name: str) -> list[Path]:
@@ -57,21 +74,6 @@ def training_curves(runs: list[Run], out: Path, name: str) -> list[Path]:
         curves = _curves(steps, LEARNING, task, "learning_return")
         written += _curve_report(out / f"{name}_{task}", curves, "updates", logarithmic=False)
     return written
-
-
-def dynamics_shift_table(runs: list[Run], out: Path, name: str) -> list[Path]:
-    """Normalized scores by robot, data and shift in the paper's layout, and their bars."""
-    columns = _columns(runs, "score")
-    paper = published.dynamics_shift(columns)
-    return _table_report(
-        out / name,
-        runs,
-        _rows(runs, DYNAMICS_SHIFT),
-        paper,
-        "As the paper reports, read off its bars, on D4RL's data:",
-        published_table(paper, published.DYNAMICS_SHIFT_ROWS, columns),
-        "score",
-    )
 
 
 def multi_objective_table(runs: list[Run], out: Path, name: str) -> list[Path]:
@@ -120,9 +122,10 @@ class Against:
         return _curve_report(out / name, curves, self.xlabel, self.paper, metric=self.metric)
 
 
+CONTINUAL_TABLE = Table(CONTINUAL, lambda columns: published.CONTINUAL)
 STUDIES: dict[str, Callable[[list[Run], Path, str], list[Path]]] = {
-    "continual_table": continual_table,
-    "context_ablation": continual_table,
+    "continual_table": CONTINUAL_TABLE,
+    "context_ablation": CONTINUAL_TABLE,
     "sample_efficiency": Against(
         "data.target_trajectories",
         "target demonstrations",
@@ -131,7 +134,13 @@ STUDIES: dict[str, Callable[[list[Run], Path, str], list[Path]]] = {
     ),
     "training_curves": training_curves,
     "rank_ablation": Against("adapter.rank", "rank", CONTINUAL),
-    "dynamics_shift_table": dynamics_shift_table,
+    "dynamics_shift_table": Table(
+        DYNAMICS_SHIFT,
+        published.dynamics_shift,
+        "As the paper reports, read off its bars, on D4RL's data:",
+        "score",
+        published.DYNAMICS_SHIFT_ROWS,
+    ),
     "target_data": Against(
         "target.fraction", "% of the target's data", DYNAMICS_SHIFT, "score", times=100
     ),
@@ -204,27 +213,6 @@ def _curves(
             if (name, task) in summaries:
                 curves.setdefault(label, {})[at] = summaries[name, task]
     return {label: curves[label] for label in labels.values() if label in curves}
-
-
-def _table_report(
-    name: Path,
-    runs: list[Run],
-    rows: list[tuple[str, str]],
-    paper: Mapping[str, Mapping[str, float]],
-    above: str,
-    reported: str,
-    metric: str = "return",
-) -> list[Path]:
-    """Ours, below it what the paper ``reported``, ``above`` which that is said; both as bars."""
-    summaries, columns = results.summaries(_pooled(runs), metric), _columns(runs, metric)
-    ylabel, digits = SHOWN[metric]
-    table, figure = Path(f"{name}.md"), Path(f"{name}.png")
-    text = returns_table(summaries, rows, columns, digits)
-    if reported:
-        text += f"\n{above}\n\n{reported}"
-    storage.write_text(table, text)
-    figures.bars(figure, summaries, rows, columns, paper, ylabel=ylabel)
-    return [table, figure]
 
 
 def _curve_report(
