@@ -1,20 +1,24 @@
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 
 import psec_jax as psec
+from experiments.collect import Collect, check, shorten
+from experiments.config import parse
 from psec_jax.data.behavior import BehaviorPolicy
 from psec_jax.data.registry import local_datasets, local_folder
 
 pytest.importorskip("sbx", reason="training behavior policies needs the extra 'collect'")
 
+CONF = Path(__file__).parents[2] / "conf"
 ENVIRONMENTS = {
     "mujoco": ["behavior=halfcheetah", "shift.gravity=2"],
     "bullet": ["behavior=carrun"],
@@ -168,9 +172,18 @@ def test_killed_while_training_it_goes_on_from_the_last_checkpoint(home, tmp_pat
         (["behavior=metadrive", "+policies.new.steps=9"], "without a driver need training"),
     ],
 )
-def test_what_cannot_be_collected_is_refused_in_one_line(home, tmp_path, words, message):
-    run = subprocess.run(collect(tmp_path / "out", *words), capture_output=True, text=True)
-    assert run.returncode != 0
-    (line,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
-    assert re.search(message, line)
-    assert not home.exists() or not list(home.rglob("*.safetensors"))
+def test_what_cannot_be_collected_is_refused(words, message):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("collect", ["budget=smoke", *words])
+    with pytest.raises(ValueError, match=message):
+        parsed = parse(config, Collect)
+        check(parsed)
+        shorten(parsed)
+
+
+def test_a_refusal_is_one_line_and_nothing_is_trained(home, tmp_path):
+    run = subprocess.run(collect(tmp_path / "out", "share=0"), capture_output=True, text=True)
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert line == "error: share must be in (0, 1], not 0.0"
+    assert not home.exists()
