@@ -69,6 +69,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["imported", "not imported"])
 def test_another_process_opens_its_library_where_it_is_imported(flow_library, how):
     done = subprocess.run(

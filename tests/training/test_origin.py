@@ -258,6 +258,7 @@ print(test_origin.json.dumps(test_origin.origin(test_origin.everything()), sort_
 """
 
 
+@pytest.mark.slow
 def test_another_process_describes_it_in_the_same_words():
     environment = {**os.environ, "PYTHONHASHSEED": "11"}
     command = [sys.executable, "-c", PROGRAM, os.path.dirname(__file__)]
