@@ -26,6 +26,7 @@ from psec_jax import (
     TransitionDataset,
 )
 from psec_jax.backbones import Backbone
+from psec_jax.composition import ActionLevel, NoiseLevel, ParameterLevel
 from psec_jax.data.references import find_reference
 from psec_jax.networks import ContextNetwork, Denoiser, GaussianActor, activation
 from psec_jax.networks.context import STARTS
@@ -121,13 +122,12 @@ class ComposerPlan:
     def build(self, skills: int, level: str, context: bool = True, **more: Any) -> Composer:
         """For so many skills."""
         network = ContextNetwork(skills, tuple(self.hidden), self.start)
-        return Composer(
-            network if context else "constant",
-            level,
-            base_enters=self.base_enters or level == "parameter",
-            through_sampler=level == "noise" and self.noise_loss == "actions",
-            **more,
-        )
+        levels = {
+            "parameter": ParameterLevel(),
+            "noise": NoiseLevel(self.base_enters, self.noise_loss),
+            "action": ActionLevel(self.base_enters),
+        }
+        return Composer(network if context else "constant", levels[level], **more)
 
     def check(self) -> None:
         check_choice("composer.start", self.start, tuple(STARTS))

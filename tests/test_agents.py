@@ -19,7 +19,7 @@ from flax import linen as nn
 
 import psec_jax as psec
 from psec_jax import BestOf, Policy, agents, storage
-from psec_jax.composition import ComposedPolicy
+from psec_jax.composition import ComposedPolicy, NoiseLevel
 from psec_jax.descriptions import build
 from psec_jax.errors import BaseMismatch, BrokenFile, NotImported
 from psec_jax.learners import Critics, FeasibleFirst
@@ -29,10 +29,10 @@ KEY = jax.random.key(7)
 TESTS = Path(__file__).parent
 
 
-def composed(policy, level, context=None, **options):
+def composed(policy, level, context=None):
     """With weights that do depend on the state."""
     context = ContextNetwork(policy.bank.size, hidden=(4,)) if context is None else context
-    made = ComposedPolicy.create(policy, context, level, KEY, **options)
+    made = ComposedPolicy.create(policy, context, level, KEY)
     params = jax.tree.map(lambda leaf: leaf + 0.1, made.context_params)
     return made.with_context(params)
 
@@ -60,7 +60,7 @@ def kinds(diffusion, gaussian, statistics, make_bank):
         "policy": diffusion,
         "policy with a bank": banked,
         "parameter level": composed(banked, "parameter"),
-        "noise level without π₀": composed(banked, "noise", base_enters=False),
+        "noise level without π₀": composed(banked, NoiseLevel(base_enters=False)),
         "fixed weights at the action level": fixed,
         "best of": BestOf(gaussian, plain, 3),
         "best of a mixture, feasible first": BestOf(weighed, FeasibleFirst(normed, plain), 2),
@@ -392,8 +392,8 @@ def test_a_policy_that_is_not_the_one_that_was_saved_is_refused_with_both_hashes
 
 
 def test_a_later_format_is_refused(saved):
-    edited(saved, format=2)
-    with pytest.raises(BrokenFile, match="of format 2, and this version reads 1: upgrade psec-j"):
+    edited(saved, format=3)
+    with pytest.raises(BrokenFile, match="of format 3, and this version reads 2: upgrade psec-j"):
         psec.load(saved)
 
 

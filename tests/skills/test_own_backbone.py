@@ -16,6 +16,7 @@ from flax import linen as nn
 
 import psec_jax as psec
 from psec_jax import Policy, SkillLibrary, storage
+from psec_jax.composition import NoiseLevel
 from psec_jax.errors import BrokenFile, NotImported
 from psec_jax.skills.__main__ import main
 
@@ -154,7 +155,7 @@ def test_policies_of_other_processes_are_not_mixed_by_their_predictions(flow, di
     def mixed(*parts):
         return psec.composition.ComposedPolicy.of_policies(*parts, context, "noise", KEY)
 
-    assert mixed(flow, [flow]).level == "noise"
+    assert mixed(flow, [flow]).level == NoiseLevel()
     with pytest.raises(ValueError, match="needs one noise schedule, but the policies have"):
         mixed(flow, [diffusion])
     with pytest.raises(ValueError, match="or give GaussianBackbone a noise_process"):
