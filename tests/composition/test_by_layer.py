@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import psec_jax as psec
-from psec_jax import ComposedPolicy, GaussianBackbone, Optimizer, SkillLibrary, TransitionDataset
+from psec_jax import GaussianBackbone, Optimizer, SkillLibrary, TransitionDataset
+from psec_jax.composition import ComposedPolicy
 from psec_jax.learners import ContextLearner
 from psec_jax.networks import ByLayer, ConstantWeights, ContextNetwork
 from psec_jax.networks.context import LINKS
 from psec_jax.skills.weights import per_skill
-from psec_jax.training import fit
+from psec_jax.training import Training, fit
 
 KEY = jax.random.key(5)
 TWO = ({"scale": 2.0}, {"rank": 3, "scale": 1.0})
@@ -116,7 +117,7 @@ def test_learning_by_layer_finds_the_weights_that_made_the_data(gaussian, make_b
     def learned(layers):
         agent = composed(policy, ConstantWeights, layers)
         learner = ContextLearner(agent, Optimizer(steps=300, learning_rate=0.03, ema_rate=0.2))
-        return learner.result(fit(learner, data, steps=300, batch_size=64, key=KEY))
+        return learner.result(fit(learner, data, key=KEY, training=Training(300, 64)))
 
     means = mean_actions(policy, states, truth)
     shared, by_layer = (
@@ -172,7 +173,7 @@ def test_an_anchor_holds_the_mean_over_layers_and_blocks(carrying, dataset, sour
     learner = ContextLearner(
         agent, Optimizer(steps=200, learning_rate=0.03, ema_rate=0.2), (2.0, -1.0, 0.0), 1e4
     )
-    learned = learner.result(fit(learner, dataset, steps=200, batch_size=64, key=KEY))
+    learned = learner.result(fit(learner, dataset, key=KEY, training=Training(200, 64)))
     means = np.atleast_2d(per_skill(learned.weights(dataset.observations))).mean(axis=0)
     np.testing.assert_allclose(means, [2, -1, 0], atol=0.05)
 
