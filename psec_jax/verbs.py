@@ -38,6 +38,7 @@ from psec_jax.policies import Policy, Statistics
 from psec_jax.skills.bank import Adapter, Skill
 from psec_jax.training import Training, fit
 from psec_jax.training.seeds import for_each_seed, seed_count
+from psec_jax.training.training import check_training
 
 ADAPTER = Adapter()
 OPTIMIZER = Optimizer()
@@ -212,6 +213,7 @@ def _trained(
 ) -> Any:
     """``result(learner, state)`` of the learner that ``make(key, *parts)`` gives with its data and
     key; for several seeds a list, or of pairs two lists."""
+    check_training(training)
     several = seed_count(key)
     keys = [key] if several is None else list(key)
     each = [for_each_seed(part, len(keys), name) for name, part in parts.items()]

@@ -158,6 +158,13 @@ def test_an_unknown_word_is_refused_by_the_verb_that_was_called(shelf, base, dat
         VERBS[verb]({"base": base, "library": shelf}, dataset, steps=3, **HOW)
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_bare_number_of_steps_is_refused(shelf, base, dataset, verb):
+    message = r"training must be a psec_jax.Training, such as Training\(20_000\), not 3"
+    with pytest.raises(ValueError, match=message):
+        VERBS[verb]({"base": base, "library": shelf}, dataset, key=KEY, training=3)
+
+
 def test_the_learning_rate_falls_over_the_steps_of_the_verb(base, skills, dataset, same):
     longer = skill_of(base, dataset, 2, optimizer=dataclasses.replace(FAST, steps=1000))
     assert same(dict(longer.deltas), dict(skills["walk"].deltas))

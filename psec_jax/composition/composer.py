@@ -43,7 +43,7 @@ class Composer:
     def __post_init__(self):
         if isinstance(self.weights, nn.Module):
             object.__setattr__(self, "weights", plain_settings(self.weights))
-        elif self.weights not in WEIGHTS:
+        elif not isinstance(self.weights, str) or self.weights not in WEIGHTS:
             raise ValueError(
                 f"composer weights {self.weights!r} are unknown; use one of {list(WEIGHTS)}, or a "
                 "Linen module from observations to weights"

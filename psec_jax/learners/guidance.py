@@ -52,6 +52,8 @@ class Guidance:
         for name, expectile in self.expectiles.items():
             if not 0 < expectile < 1:
                 raise ValueError(f"expectile of {name!r} must be in (0, 1), not {expectile!r}")
+        if isinstance(self.weights, Mapping) and not self.weights:
+            raise ValueError("weights need at least one skill, such as {'skill': None}")
         for name, weigh in self.weights_of("skill").items():
             check_name(name)
             if weigh is not None and not callable(weigh):

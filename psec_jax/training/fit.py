@@ -27,7 +27,7 @@ from psec_jax.training.seeds import (
     stacked,
     unstacked,
 )
-from psec_jax.training.training import Training
+from psec_jax.training.training import Training, check_training
 
 
 class Learner(Protocol):
@@ -72,6 +72,7 @@ def fit(
     ``OtherTraining``, which names what differs; the code of a learner's class is not compared.
     Raises ``Diverged`` naming the label and the step at which a metric stopped being finite.
     """
+    check_training(training)
     if training.optimizer is not None:
         raise ValueError(
             "fit takes no optimizer, since a learner has its own: give it to the learner, and "

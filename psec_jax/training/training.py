@@ -53,5 +53,15 @@ class Training:
             optimizer_of(self.optimizer)
         if self.checkpoints is not None and self.label is None:
             raise ValueError("checkpoints need a label, which names the states of this training")
+        if self.inspect is not None and not callable(self.inspect):
+            raise ValueError(f"inspect must be a function, not {self.inspect!r}")
         if self.best and (self.checkpoints is None or self.inspect is None):
             raise ValueError("best needs checkpoints, and an inspect that scores a state")
+
+
+def check_training(value: Training) -> None:
+    """Raise ``ValueError`` for anything else, such as a bare number of steps."""
+    if not isinstance(value, Training):
+        raise ValueError(
+            f"training must be a psec_jax.Training, such as Training(20_000), not {value!r}"
+        )

@@ -13,7 +13,6 @@ from experiments import continual, dynamics_shift, multi_objective
 from experiments.config import ConfigError, Continual, DynamicsShift, MultiObjective, parse
 from experiments.recording import Recorder
 from psec_jax.data.hdf5 import write_hdf5
-from psec_jax.networks import ConstantWeights
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "published.md"
@@ -52,40 +51,41 @@ def test_the_papers_scale_makes_the_published_choices(setting):
     config = configure(setting, "scale=paper")
     assert config.backbone.build(2).noise == "beta"
     assert config.adapter.build("low_rank").targets == ".*"
-    psec_options = config.mixing(2, "parameter")
-    assert psec_options["context"].start == "zero"
-    assert psec_options["base_enters"] and not psec_options["through_sampler"]
-    nsec_options = config.mixing(2, "noise")
-    assert not nsec_options["base_enters"] and nsec_options["through_sampler"]
-    context = psec_options["optimizer"]
-    assert (context.learning_rate, context.schedule, context.steps) == (3e-4, "constant", 1001)
+    composer = config.composer.build(2, "parameter")
+    assert composer.weights.start == "zero"
+    assert composer.base_enters and not composer.through_sampler
+    composer = config.composer.build(2, "noise")
+    assert not composer.base_enters and composer.through_sampler
+    training = config.mixing().training()
+    context = training.optimizer
+    assert (context.learning_rate, context.schedule, training.steps) == (3e-4, "constant", 1001)
     observations = np.random.default_rng(0).normal(3.0, 2.0, (20, 5))
     data = psec.TransitionDataset(observations, np.zeros((20, 2)), *np.zeros((3, 20)))
     np.testing.assert_array_equal(config.statistics(data).mean, 0)
-    pretrain = config.pretrain.options()
-    assert (pretrain["batch_size"], pretrain["optimizer"].learning_rate) == (2048, 3e-4)
-    assert pretrain["steps"] == (200_000 if setting == "dynamics_shift" else 1_000_000)
+    pretrain = config.pretrain.training()
+    assert (pretrain.batch_size, pretrain.optimizer.learning_rate) == (2048, 3e-4)
+    assert pretrain.steps == (200_000 if setting == "dynamics_shift" else 1_000_000)
 
 
 def test_the_papers_scale_of_dynamics_shift():
     config = configure("dynamics_shift", "scale=paper")
     assert config.target.by == "transition" and config.critics.timeouts_terminal
-    weigh, options = config.critics.weigh(), config.critics.options()
-    assert (weigh.temperature, weigh.clip, options["expectile"]) == (10.0, 100.0, 0.7)
-    optimizer = options["critic_optimizer"]
+    guidance = config.critics.build(psec.objectives.Return())
+    weigh, optimizer = guidance.weights, guidance.optimizer
+    assert (weigh.temperature, weigh.clip, guidance.expectile) == (10.0, 100.0, 0.7)
     assert (optimizer.learning_rate, optimizer.schedule) == (3e-4, "constant")
-    assert options["value_network"].input_norm
+    assert guidance.value_network.input_norm
 
 
 def test_the_papers_scale_of_multi_objective():
     config = configure("multi_objective", "scale=paper")
-    options = config.objectives.options()
-    assert options["expectile"] == {"return": 0.7, "feasibility": 0.9}
-    assert options["objectives"]["feasibility"].threshold == 0
-    assert options["value_network"].input_norm
-    assert options["critic_optimizer"].schedule == "constant"
+    guidance = config.objectives.build()
+    assert guidance.expectile == {"return": 0.7, "feasibility": 0.9}
+    assert guidance.objectives["feasibility"].threshold == 0
+    assert guidance.value_network.input_norm
+    assert guidance.optimizer.schedule == "constant"
     assert config.anchor == {"reward": 0.0, "safety": 1.0} and config.anchor_strength == 256
-    skills = {name: plan.build() for name, plan in config.objectives.skills.items()}
+    skills = guidance.weights
     assert skills["reward"].temperature == skills["safety"].temperature == 1
     assert (skills["reward"].clip, skills["safety"].clip) == (100, 150)
     assert config.objectives.timeouts_terminal
@@ -96,12 +96,16 @@ def test_the_papers_scale_of_multi_objective():
 def test_at_every_scale_each_learner_can_reach_what_it_is_to_learn(setting, scale):
     """Constants must get from 1/k to 0 or 1 by themselves; others have a whole network for it."""
     config = configure(setting, f"scale={scale}")
-    constants = config.mixing(2, "parameter", context=False)
-    assert constants["context"] is False
-    assert constants["optimizer"].reach >= 1
+    assert config.composer.build(2, "parameter", context=False).weights == "constant"
+    assert reach(config.mixing(context=False)) >= 1
     if scale != "smoke":
         for stage in (config.pretrain, config.skill, config.scratch, config.context):
-            assert stage.options()["optimizer"].reach > 0.1
+            assert reach(stage) > 0.1
+
+
+def reach(stage):
+    training = stage.training()
+    return training.optimizer.over(training.steps).reach
 
 
 @pytest.mark.parametrize(
@@ -184,5 +188,5 @@ def _names(config, prefix=""):
 
 def test_constants_do_not_come_from_the_context_networks_optimizer():
     config = configure("continual", "constants.learning_rate=0.5")
-    assert config.mixing(2, "action", context=False)["optimizer"].learning_rate == 0.5
-    assert not isinstance(config.mixing(2, "action")["context"], ConstantWeights)
+    assert config.mixing(context=False).learning_rate == 0.5
+    assert config.mixing().learning_rate != 0.5

@@ -100,8 +100,8 @@ def test_the_verbs_take_a_loss_and_then_weigh_nothing_unasked(base, data, verb, 
         return jnp.square(actions - 0.5).sum(axis=-1)
 
     skill = {"adapter": ADAPTER} if verb == "learn_skills" else {}
-    options = {"steps": 200, "batch_size": 16, "key": KEY, "optimizer": SETTINGS, **skill}
-    learned, _ = getattr(psec, verb)(base, data, loss=half, **options)
+    how = {"training": psec.Training(200, 16, SETTINGS), "guidance": psec.Guidance(loss=half)}
+    learned, _ = getattr(psec, verb)(base, data, key=KEY, **how, **skill)
     if verb == "learn_skills":
         assert "half" in learned["skill"].provenance["loss"]
         assert " at 0x" not in learned["skill"].provenance["loss"]

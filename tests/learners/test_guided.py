@@ -312,8 +312,8 @@ def begin(learner, data):
     return jax.jit(learner.init)(KEY, data.columns(learner.columns))
 
 
-def train(learner, data, steps=6, **given):
-    training = Training(steps, 16, chunk=3)
+def train(learner, data, steps=6, writer=None, **given):
+    training = Training(steps, 16, writer=writer, chunk=3)
     return fit(learner, data, key=KEY, training=training, **given)
 
 

@@ -68,7 +68,7 @@ def learn(folder: Path) -> None:
         checkpoints.stopping = last and step == 5
 
     with JsonLines(folder / "metrics.jsonl") as writer:
-        kept = {"label": "one", "checkpoints": checkpoints, "writer": writer, "key": key}
+        kept = {"label": "one", "checkpoints": checkpoints, "writer": writer}
         with pytest.raises(Interrupted):
             learn(16, **kept, every=5, inspect=stop)
         checkpoints.stopping = False

@@ -33,6 +33,11 @@ def test_the_best_needs_a_score_and_a_place(tmp_path):
             Training(2, best=True, **lacking)
 
 
+def test_what_inspects_is_a_function():
+    with pytest.raises(ValueError, match="inspect must be a function, not 100"):
+        Training(2, inspect=100)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", 1e-3, print])
 def test_an_optimizer_is_ours_or_optaxs(optimizer):
     with pytest.raises(ValueError, match=r"a psec_jax.Optimizer or an optax transformation"):
