@@ -19,11 +19,11 @@ from flax import linen as nn
 
 import psec_jax as psec
 from psec_jax import BestOf, Policy, agents, storage
-from psec_jax.composition import ComposedPolicy, NoiseLevel
+from psec_jax.composition import LEVELS, ComposedPolicy, NoiseLevel
 from psec_jax.descriptions import build
 from psec_jax.errors import BaseMismatch, BrokenFile, NotImported
 from psec_jax.learners import Critics, FeasibleFirst
-from psec_jax.networks import ContextNetwork, Critic
+from psec_jax.networks import ByLayer, ContextNetwork, Critic
 
 KEY = jax.random.key(7)
 TESTS = Path(__file__).parent
@@ -56,6 +56,7 @@ def kinds(diffusion, gaussian, statistics, make_bank):
     normed = critics(statistics, False, value_network=Critic(hidden=(3,), input_norm=True))
     fixed = composed(acting, "action").with_fixed(np.float32([0.2, 0.3, -0.1]))
     weighed = composed(acting, "parameter")
+    by_layer = ByLayer.of(ContextNetwork(3, (4,), link="softmax"), acting.bank.outputs)
     return {
         "policy": diffusion,
         "policy with a bank": banked,
@@ -67,6 +68,8 @@ def kinds(diffusion, gaussian, statistics, make_bank):
         "critics": normed,
         "own backbone": carrying,
         "own backbone, noise level, own context": composed(carrying, "noise", flows.Mixer(2)),
+        "own level": composed(acting, flows.Switching(2.0)),
+        "weights by layer": composed(acting, "parameter", by_layer),
         "own scorer": BestOf(BestOf(gaussian, plain, 2), flows.Nearness(jnp.ones(2), 0.5), 3),
     }
 
@@ -82,6 +85,8 @@ NAMES = [
     "critics",
     "own backbone",
     "own backbone, noise level, own context",
+    "own level",
+    "weights by layer",
     "own scorer",
 ]
 
@@ -395,6 +400,35 @@ def test_a_later_format_is_refused(saved):
     edited(saved, format=3)
     with pytest.raises(BrokenFile, match="of format 3, and this version reads 2: upgrade psec-j"):
         psec.load(saved)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("level", ["parameter", "noise", "action"])
+def test_format_1_named_the_level(diffusion, make_bank, tmp_path, observations, level, inside):
+    """With ``base_enters`` beside it, also within an agent of another kind."""
+    free = level != "parameter"
+    mixed_at = dataclasses.replace(LEVELS[level], base_enters=False) if free else LEVELS[level]
+    agent = composed(diffusion.with_bank(make_bank(diffusion)), mixed_at)
+    agent = BestOf(agent, flows.Nearness(jnp.ones(2)), 2) if inside else agent
+    agent.save(tmp_path / "agent")
+    node = storage.read_json(tmp_path / "agent" / "agent.json")["agent"]
+    fields = node["fields"]["policy"]["fields"] if inside else node["fields"]
+    for name in ("link", "mixtures"):
+        del fields["context"]["fields"][name]
+    fields |= {"level": level, "base_enters": not free}
+    edited(tmp_path / "agent", agent=node, format=1)
+    loaded = psec.load(tmp_path / "agent")
+    assert (loaded.policy if inside else loaded).level == mixed_at
+    assert behavior(loaded, observations) == behavior(agent, observations)
+
+
+def test_a_level_that_format_1_did_not_have_is_refused(kinds, tmp_path):
+    kinds["parameter level"].save(tmp_path / "agent")
+    node = storage.read_json(tmp_path / "agent" / "agent.json")["agent"]
+    node["fields"] |= {"level": "layer", "base_enters": True}
+    edited(tmp_path / "agent", agent=node, format=1)
+    with pytest.raises(BrokenFile, match="its parts do not fit each other"):
+        psec.load(tmp_path / "agent")
 
 
 def test_a_setting_of_a_later_version_is_refused(saved):
