@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import psec_jax as psec
-from psec_jax.composition import ComposedPolicy, Optimizer
-from psec_jax.composition import LEVELS, ActionLevel, NoiseLevel, ParameterLevel
+from psec_jax import Optimizer
+from psec_jax.composition import LEVELS, ActionLevel, ComposedPolicy, NoiseLevel, ParameterLevel
 from psec_jax.errors import NotImported
 from psec_jax.learners import ContextLearner
 from psec_jax.networks import ByLayer, ConstantWeights

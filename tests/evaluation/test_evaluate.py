@@ -185,6 +185,16 @@ def test_weights_are_traced_along_one_episode(log, gaussian, make_bank):
     np.testing.assert_allclose(rewards, np.arange(steps) + 1 + first, atol=1e-5)
 
 
+def test_of_weights_by_layer_the_means_are_traced(log, gaussian, make_bank):
+    policy = gaussian.with_bank(make_bank(gaussian))
+    composed = ComposedPolicy.create(policy, ContextNetwork(3, (8,)), "parameter", KEY)
+    first, *rest = policy.bank.layers
+    weights = {path: np.zeros((3, 1)) for path in rest} | {first: np.eye(3)[:, :2]}
+    trace = trace_weights(composed.with_fixed(weights), "short", key=jax.random.key(0))
+    mean = np.float32([0.5, 0.5, 0]) / len(weights)
+    np.testing.assert_allclose(trace.weights, np.tile(mean, (len(trace.rewards), 1)))
+
+
 def test_pictures_are_taken_at_every_so_many_steps(log, gaussian, make_bank, monkeypatch):
     policy = gaussian.with_bank(make_bank(gaussian))
     composed = ComposedPolicy.create(policy, ContextNetwork(3, (8,)), "parameter", KEY)
