@@ -16,7 +16,7 @@ from psec_jax import agents
 from psec_jax.composition.levels import Level, level_of
 from psec_jax.networks import ByLayer, ConstantWeights
 from psec_jax.policies import Policy, act
-from psec_jax.skills.weights import Weights, check_shared, is_fixed
+from psec_jax.skills.weights import Weights, check_shared, is_fixed, samples
 
 
 @struct.dataclass
@@ -89,12 +89,7 @@ class ComposedPolicy:
             )
         params = context.init(key, jnp.zeros((1, base.observation_size))).get("params", {})
         composed = cls(base, parts, params, context, level, names)
-        try:
-            composed._check(composed._example_weights())
-        except ValueError as error:
-            raise ValueError(
-                f"the context {type(context).__name__} does not fit: {error}"
-            ) from None
+        composed._check_context()
         return composed
 
     @property
@@ -155,7 +150,20 @@ class ComposedPolicy:
         return dataclasses.replace(self, context=by_layer, context_params=params)
 
     def _example_weights(self) -> Weights:
+        """In two states."""
         return self.weights(jnp.zeros((2, self.observation_size)))
+
+    def _check_context(self) -> None:
+        kind, weights = type(self.context).__name__, self._example_weights()
+        try:
+            self._check(weights)
+        except ValueError as error:
+            raise ValueError(f"the context {kind} does not fit: {error}") from None
+        if (size := samples(weights)) not in (None, 2):
+            raise ValueError(
+                f"the context {kind} gives weights for {size} samples to 2 observations; expected "
+                "one mixture for each, or weights without a batch axis"
+            )
 
     def _check(self, weights: Weights) -> None:
         """Raise ``ValueError`` unless ``weights`` are such that the level can mix by."""

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -111,6 +112,19 @@ def test_fixed_weights_of_another_size_are_refused(informed, shape):
 def test_a_context_of_another_width_is_refused(carrying, module, skills):
     with pytest.raises(ValueError, match=rf"shape .*{skills},?\) do not fit 3 skill.*skill-0"):
         ComposedPolicy.create(carrying, module(skills), "parameter", KEY)
+
+
+class ForOne(nn.Module):
+    """Weights of the batch as a whole."""
+
+    @nn.compact
+    def __call__(self, observations):
+        return nn.Dense(3)(observations.mean(axis=0, keepdims=True))
+
+
+def test_a_context_must_give_weights_to_each_sample(carrying):
+    with pytest.raises(ValueError, match="ForOne gives weights for 1 samples to 2 observations"):
+        ComposedPolicy.create(carrying, ForOne(), "parameter", KEY)
 
 
 def test_without_skills_there_is_nothing_to_compose(gaussian):
