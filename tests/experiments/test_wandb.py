@@ -53,7 +53,7 @@ VARIABLES = {
     "WANDB_ENTITY": "their-team",
     "WANDB_NAME": "their-name",
     "WANDB_RUN_GROUP": "their-group",
-    "WANDB_TAGS": "one, two",
+    "WANDB_TAGS": "one,two",
 }
 
 
