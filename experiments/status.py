@@ -61,22 +61,22 @@ class Status:
     def kept(cls, out: Path) -> Iterator["Status"]:
         """The status of this process' run in ``out``, written when it begins and ends."""
         status = cls.read(out)
-        if status is None or status.state != "finished":
-            status = cls("running", socket.gethostname(), os.getpid())
-            status._write(out)
-        else:
+        if status is not None and status.state == "finished":
             yield status
             return
+        status = cls("running", socket.gethostname(), os.getpid())
+        status._write(out)
         try:
             yield status
-        except BaseException as error:
-            stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-            status.state = "interrupted" if stopped else "failed"
-            status.error = "" if stopped else _line(error)
-            status._write(out)
+            status.state = "finished"
+        except (Interrupted, KeyboardInterrupt):
+            status.state = "interrupted"
             raise
-        status.state = "finished"
-        status._write(out)
+        except BaseException as error:
+            status.state, status.error = "failed", _line(error)
+            raise
+        finally:
+            status._write(out)
 
     @classmethod
     def record_failure(cls, out: Path, error: BaseException) -> None:

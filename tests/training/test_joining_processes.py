@@ -174,9 +174,10 @@ def test_a_process_within_an_allocation_stays_alone_until_it_is_told_of_others(m
      ({"JAX_NUM_PROCESSES": "many"}, "JAX_NUM_PROCESSES must be a number, not 'many'")],
 )  # fmt: skip
 def test_a_process_that_cannot_know_which_one_it_is_says_what_to_set(variables, match):
-    alone = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_"))}
+    launchers = ("JAX_", "SLURM_", "OMPI_")
+    alone = {k: v for k, v in os.environ.items() if not k.startswith(launchers)}
     address = {"JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": "localhost:1"}
-    done = join(**alone, **{**address, **variables})
+    done = join(**{**alone, **address, **variables})
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
     assert line.startswith("psec_jax.errors.NotJoined: ") and match in line
