@@ -57,15 +57,13 @@ def test_a_policy_sees_normalized_observations(policy, observations):
     assert not np.allclose(raw, plain.act(KEY, observations), atol=1e-3)
 
 
-def test_the_loss_sees_normalized_observations(policy, observations):
+def test_the_loss_sees_normalized_observations(policy, observations, close):
     plain = policy.replace(statistics=Statistics.identity(observations.shape[1]))
     shifted = (observations - policy.statistics.mean) / policy.statistics.std
     actions = np.tanh(observations[:, :2])
     loss = jax.jit(Policy.loss)
     raw = loss(policy, {"observations": observations, "actions": actions}, KEY)
-    np.testing.assert_allclose(
-        raw, loss(plain, {"observations": shifted, "actions": actions}, KEY), rtol=1e-4
-    )
+    close(raw, loss(plain, {"observations": shifted, "actions": actions}, KEY))
 
 
 def test_diffusion_actions_follow_from_the_key(diffusion, observations):
@@ -76,11 +74,11 @@ def test_diffusion_actions_follow_from_the_key(diffusion, observations):
     assert not np.allclose(one, other)
 
 
-def test_fresh_parameters_are_those_that_the_network_itself_starts_with(gaussian):
+def test_fresh_parameters_are_those_that_the_network_itself_starts_with(gaussian, close):
     backbone = gaussian.backbone
     fresh = Policy.create(backbone, gaussian.statistics, KEY).params
     own = backbone.network.init(KEY, *backbone.example(gaussian.observation_size))["params"]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), fresh, own)
+    close(fresh, own)
 
 
 def test_policies_can_be_mapped_over(gaussian, observations):
@@ -131,14 +129,14 @@ def test_a_policy_without_skills_has_nothing_to_merge_or_weigh(policy, observati
         policy.act(KEY, observations, np.ones(1))
 
 
-def test_weights_by_sample_equal_fixed_weights_row_by_row(policy, observations, make_bank):
+def test_weights_by_sample_equal_fixed_weights_row_by_row(policy, observations, make_bank, close):
     carrying = policy.with_bank(make_bank(policy))
     weights = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     actions = np.linspace(-0.9, 0.9, 8, dtype=np.float32).reshape(4, 2)
     batch = {"observations": observations, "actions": actions}
     loss = jax.jit(lambda w: carrying.loss(batch, KEY, w))
     by_sample, fixed = loss(weights), np.stack([loss(w) for w in weights])
-    np.testing.assert_allclose(by_sample, np.diag(fixed), rtol=1e-4)
+    close(by_sample, np.diag(fixed))
     assert np.ptp(fixed, axis=0).min() > 1e-3
 
 

@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
@@ -22,6 +23,7 @@ from psec_jax import (
     learn_skills,
     pretrain,
 )
+from psec_jax.learners import Transformation
 from psec_jax.learners.objectives import DiscountedCost, Return
 from psec_jax.learners.weights import AdvantageWeights
 from psec_jax.networks import ContextNetwork, Critic, GaussianActor
@@ -30,8 +32,10 @@ from psec_jax.policies import fingerprint
 KEY = jax.random.key(9)
 BACKBONE = GaussianBackbone(2, GaussianActor(2, hidden=(8, 8)))
 FAST = Optimizer(learning_rate=0.03, ema_rate=0.5)
-SHORT = Training(4, 16, FAST)
+SHORT = Training(4, 16, FAST, chunk=2)
 HOW = {"key": KEY, "training": SHORT}
+# For what different programs train alike: Adam would make much of a rounding.
+DESCENT = {"key": KEY, "training": Training(4, 16, Transformation(optax.sgd(1e-3), 0.5))}
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +176,8 @@ def test_the_learning_rate_falls_over_the_steps_of_the_verb(base, skills, datase
 
 def test_looking_in_on_the_way_changes_nothing(base, skills, dataset, same):
     seen = []
-    skill = skill_of(base, dataset, 2, every=3, inspect=lambda *shown: seen.append(shown))
-    assert [step for step, _ in seen] == [3, 4]
+    skill = skill_of(base, dataset, 2, every=2, inspect=lambda *shown: seen.append(shown))
+    assert [step for step, _ in seen] == [2, 4]
     assert same(dict(skill.deltas), dict(skills["walk"].deltas))
     assert same(dict(seen[-1][1].deltas), dict(skill.deltas))
     assert not same(dict(seen[0][1].deltas), dict(skill.deltas))
@@ -244,16 +248,12 @@ def test_a_policy_that_carries_a_bank_is_composed_like_its_library(shelf, base, 
     assert same(compose(carrying, dataset, composer=composer, **HOW), turned)
 
 
-def test_merged_skills_are_composed_like_those_of_the_library(shelf, dataset):
+def test_merged_skills_are_composed_like_those_of_the_library(shelf, dataset, close):
     composer = Composer(ContextNetwork(2, (8,)), "action")
-    of_library = compose(shelf, dataset, composer=composer, **HOW)
-    of_policies = compose(separate(shelf), dataset, composer=composer, **HOW)
+    of_library = compose(shelf, dataset, composer=composer, **DESCENT)
+    of_policies = compose(separate(shelf), dataset, composer=composer, **DESCENT)
     assert of_policies.names == of_library.names
-    np.testing.assert_allclose(
-        of_policies.weights(dataset.observations),
-        of_library.weights(dataset.observations),
-        atol=1e-5,
-    )
+    close(of_policies.context_params, of_library.context_params)
 
 
 def test_what_cannot_be_composed_is_refused(shelf, base, dataset):
@@ -321,16 +321,18 @@ def test_by_default_one_skill_is_weighed_by_its_advantage_in_the_return(base, da
     assert same(critics, spelt_out[1])
 
 
-def test_each_critic_may_have_an_expectile_of_its_own(base, costly, same):
+def test_each_critic_may_have_an_expectile_of_its_own(base, costly, same, close):
 
     def critics(expectile):
-        guidance = Guidance(BOTH, expectile=expectile)
-        return learn_skills(base, costly, guidance=guidance, **HOW)[1]
+        optimizer = DESCENT["training"].optimizer
+        guidance = Guidance(BOTH, expectile=expectile, optimizer=optimizer)
+        return learn_skills(base, costly, guidance=guidance, **DESCENT)[1]
 
     low, high = critics(0.5), critics(0.9)
     mixed = critics({"return": 0.5, "cost": 0.9})
     assert not same(low["cost"], high["cost"])
-    assert same(mixed["return"], low["return"]) and same(mixed["cost"], high["cost"])
+    close(mixed["return"], low["return"])
+    close(mixed["cost"], high["cost"])
     with pytest.raises(ValueError, match=r"expectile names \['return'\], but the critics are"):
         critics({"return": 0.5})
 
@@ -386,21 +388,20 @@ def test_improving_is_by_the_weights_that_are_asked_for(base, dataset, same):
 
 
 @pytest.mark.parametrize("of", ["library", "policies"])
-def test_samples_are_weighed_by_critics_while_composing(shelf, costly, guided, same, of):
+def test_samples_are_weighed_by_critics_while_composing(shelf, costly, guided, same, close, of):
     _, critics = guided
     before = jax.device_get(critics)
     parts = shelf if of == "library" else separate(shelf)
 
-    def weights(**how):
-        composer = Composer(ContextNetwork(2, (8,)), "action", **how)
-        agent = compose(parts, costly, composer=composer, **HOW)
+    def weights(how=HOW, **given):
+        composer = Composer(ContextNetwork(2, (8,)), "action", **given)
+        agent = compose(parts, costly, composer=composer, **how)
         return np.asarray(agent.weights(costly.observations))
 
-    unweighed = weights()
-    even = weights(critics=critics, weigh=AdvantageWeights(temperature=0.0))
+    even = {"critics": critics, "weigh": AdvantageWeights(temperature=0.0)}
+    close(weights(DESCENT, **even), weights(DESCENT))
     careful = weights(critics=critics, weigh=AdvantageWeights("cost", 10.0))
-    np.testing.assert_allclose(even, unweighed, atol=1e-4)
-    assert np.abs(careful - unweighed).max() > 1e-3
+    assert np.abs(careful - weights()).max() > 1e-3
     assert same(critics, before)
     for missing in (None, {}):
         with pytest.raises(ValueError, match="weigh needs critics; learn them with learn_skills"):

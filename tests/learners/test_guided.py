@@ -32,6 +32,7 @@ from psec_jax.learners import (
     GuidedLearner,
     PolicyLearner,
     SkillLearner,
+    Transformation,
 )
 from psec_jax.learners.objectives import DiscountedCost, Return
 from psec_jax.learners.weights import AdvantageWeights, FeasibleWeights, FisorWeights
@@ -41,6 +42,7 @@ from psec_jax.training import Training, fit
 
 KEY = jax.random.key(5)
 FAST = Optimizer(steps=8, learning_rate=0.03, ema_rate=0.5, weight_decay=0.0)
+DESCENT = Transformation(optax.sgd(1e-3), ema_rate=0.5)
 SMALL = Critic((8,))
 
 
@@ -294,10 +296,10 @@ def costly(dataset):
 def parts(gaussian):
     """Critics of rewards and of costs, and skills that each of them guides."""
     critics = {
-        name: CriticLearner(gaussian.statistics, objective, FAST, network=SMALL)
+        name: CriticLearner(gaussian.statistics, objective, DESCENT, network=SMALL)
         for name, objective in (("return", Return()), ("cost", DiscountedCost()))
     }
-    skill = SkillLearner(gaussian, Adapter(rank=2), FAST)
+    skill = SkillLearner(gaussian, Adapter(rank=2), DESCENT)
     weighs = {"fast": AdvantageWeights(), "careful": AdvantageWeights("cost", 1.0)}
     return SimpleNamespace(
         base=jax.device_get(gaussian),
@@ -327,18 +329,12 @@ def trained(parts, costly, start):
     return train(parts.guided, costly, state=start)
 
 
-def close(one, other):
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
-
-
-def test_critics_learn_as_they_would_alone(parts, costly, start, trained):
+def test_critics_learn_as_they_would_alone(parts, costly, start, trained, close):
     alone = train(parts.critics["cost"], costly, state=start["critics"]["cost"])
     close(trained["critics"]["cost"], alone)
 
 
-def test_an_unweighted_copy_learns_as_it_would_alone(parts, dataset):
+def test_an_unweighted_copy_learns_as_it_would_alone(parts, dataset, close):
     guided = GuidedLearner({}, parts.skill, (("walk", None),))
     start = begin(guided, dataset)
     alone = jax.tree.map(lambda leaf: leaf[0], start["copies"])
@@ -347,7 +343,9 @@ def test_an_unweighted_copy_learns_as_it_would_alone(parts, dataset):
     close(dict(found.deltas), dict(expected.deltas))
 
 
-def test_another_skill_or_critic_changes_nothing_for_those_there_are(parts, dataset, trained):
+def test_another_skill_or_critic_changes_nothing_for_those_there_are(
+    parts, dataset, trained, close
+):
     """The data need no costs as long as nobody asks for them."""
     fewer = GuidedLearner(
         {"return": parts.critics["return"]}, parts.skill, (("fast", parts.weighs["fast"]),)

@@ -11,8 +11,9 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import sys
-import jax, numpy as np
+import jax, numpy as np, optax
 import psec_jax as psec
+from psec_jax.learners import Transformation
 from psec_jax.networks import Denoiser
 from psec_jax.training import Checkpoints
 from psec_jax.training.devices import Layout
@@ -42,8 +43,12 @@ backbone = psec.DiffusionBackbone(2, Denoiser(16, 1, time_features=8, time_hidde
 checkpoints = Checkpoints(folder)
 
 
+# Adam would make much of a rounding.
+descent = Transformation(optax.sgd(1e-3), ema_rate=0.5)
+
+
 def training(label, batch=batch):
-    return psec.Training(10, batch, label=label, checkpoints=checkpoints, chunk=5)
+    return psec.Training(10, batch, descent, label, checkpoints=checkpoints, chunk=5)
 
 
 if seeds > 1:
@@ -59,7 +64,7 @@ if seeds > 1:
     used.clear()
     alone = [learn(key, label).params for key, label in zip(keys, labels, strict=True)]
     for one, other in zip(jax.tree.leaves(learned), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-5)
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max())
     raise SystemExit
 keys = jax.random.split(jax.random.key(0), 3)
 base = psec.pretrain(data, key=keys[0], training=training("base"), backbone=backbone)
@@ -103,13 +108,12 @@ def alone(tmp_path_factory):
     return run(tmp_path_factory.mktemp("alone") / "run", 1, 16)
 
 
-def test_eight_devices_learn_and_act_as_one_does(alone, tmp_path):
+def test_eight_devices_learn_and_act_as_one_does(alone, tmp_path, close):
     words, expected = alone
     assert words == "devices {1} 1"
     words, found = run(tmp_path / "run", 8, 16)
     assert words == "devices {8} 8"
-    for one, other in zip(expected, found, strict=True):
-        np.testing.assert_allclose(other, one, rtol=1e-3, atol=2e-5)
+    close(found, expected)
 
 
 def test_a_batch_goes_to_as_many_devices_as_divide_it(tmp_path):
