@@ -279,6 +279,10 @@ class Target:
     # What the fraction is of.
     by: Literal["trajectory", "transition"]
 
+    def __post_init__(self):
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1], not {self.fraction}")
+
 
 @dataclass
 class Baseline:
@@ -311,6 +315,15 @@ class DynamicsShift(OfflineRL):
     def shifts(self) -> list[str]:
         return self.shift.split("+")
 
+    def __post_init__(self):
+        if unknown := [shift for shift in self.shifts if shift not in self.robot.shifts]:
+            raise ValueError(
+                f"shift {self.shift!r} names {unknown}, which {self.robot.name} has no data of; "
+                f"expected one or more of {list(self.robot.shifts)}, joined by +"
+            )
+        if len(set(self.shifts)) < len(self.shifts):
+            raise ValueError(f"shift {self.shift!r} names a source twice")
+
 
 @dataclass(kw_only=True)
 class MultiObjective(OfflineRL):
@@ -328,6 +341,11 @@ class MultiObjective(OfflineRL):
     anchor_strength: float
 
     def __post_init__(self):
+        for limit in (self.cost_limit, *self.other_limits):
+            if not limit > 0:
+                raise ValueError(f"cost limits must be above 0, not {limit!r}")
+        if not 0 <= self.return_quantile < 1:
+            raise ValueError(f"return_quantile must be in [0, 1), not {self.return_quantile}")
         # What DSRL calls a task means its environment.
         with suppress(ValueError):
             reference = find_reference(f"dsrl/{self.task.removeprefix('dsrl/')}")

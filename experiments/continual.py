@@ -108,7 +108,7 @@ class Run(stages.Run):
         return self.expanded("full", self.config.dense_adapter)
 
     def expanded(self, kind: str, adapter: psec.Adapter) -> list[psec.SkillLibrary]:
-        bases = [library.base for library in self.libraries]
+        bases = self.bases
 
         def alone(skills: list[psec.Skill]) -> list[psec.Policy]:
             banks = [psec.Bank.of({"skill": skill}) for skill in skills]
@@ -138,7 +138,7 @@ class Run(stages.Run):
 
 def zero_shot(run: Run, column: Column) -> list:
     """π₀ as it is."""
-    return [library.base for library in run.libraries]
+    return run.bases
 
 
 def scratch(run: Run, column: Column) -> list:
@@ -148,7 +148,8 @@ def scratch(run: Run, column: Column) -> list:
 
 def skill(run: Run, column: Column) -> list:
     """The target's skill on π₀ at weight 1."""
-    return [library.base.with_bank(library.bank([column.target])) for library in run.low_rank]
+    run.low_rank  # noqa: B018  (puts the skills into the libraries)
+    return run.with_skill(column.target)
 
 
 def composed(
@@ -161,8 +162,9 @@ def composed(
         data = psec.concatenate([data, run.data.source.take(replayed)])
     if parts == "scratch":
         policies = {task: run.scratch[task] for task in column.skills}
-        policies["base"] = zero_shot(run, column)
-        mixed = [dict(zip(policies, each, strict=True)) for each in zip(*policies.values())]
+        policies["base"] = run.bases
+        seeds = zip(*policies.values(), strict=True)
+        mixed = [dict(zip(policies, each, strict=True)) for each in seeds]
         names = column.skills
     else:
         mixed, names = getattr(run, parts), [skill_name(task, parts) for task in column.skills]

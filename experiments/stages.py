@@ -48,6 +48,15 @@ def mixture(
     }
 
 
+def mixtures(composed: Callable[..., list]) -> dict[str, Method]:
+    """The rows of all three levels."""
+    return {
+        **mixture("asec", "ASEC", "action", composed),
+        **mixture("nsec", "NSEC", "noise", composed),
+        **mixture("psec", "PSEC", "parameter", composed),
+    }
+
+
 def check(config: Setting, methods: Mapping[str, Method], columns: Iterable[str]) -> None:
     """Refuse what ``Setting.check`` does, and levels that the backbone cannot be mixed at."""
     config.check(methods, columns)
@@ -187,6 +196,10 @@ class Run:
             if leads() and name not in library.names():
                 library.add(name, skill, dataset=dataset, seed=seed)
         meet()
+
+    @property
+    def bases(self) -> list[psec.Policy]:
+        return [library.base for library in self.libraries]
 
     def with_skill(self, name: str) -> list[psec.Policy]:
         """Each seed's π₀ with one skill at weight 1."""
