@@ -1,6 +1,5 @@
 """Training behavior policies online with sbx-rl, from checkpoint to checkpoint."""
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,41 +7,36 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from flax import linen as nn
+from omegaconf import MISSING
 
 from psec_jax import envs, storage
 from psec_jax.data.behavior import BehaviorPolicy
 
-try:
-    from flax import linen as nn
-    from sbx import PPO, SAC
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-except ImportError as error:
-    raise ImportError(
-        "training behavior policies needs an extra, after a CPU build of torch: "
-        f"pip install -e '.[collect]' ({error})"
-    ) from error
-
-ALGORITHMS = {"ppo": PPO, "sac": SAC}
+ALGORITHMS = {"ppo": "PPO", "sac": "SAC"}
 _ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh}
+# What a checkpoint holds: sbx-rl's own files, and ours.
+_MODEL, _REPLAY, _STATISTICS, _POLICY = (
+    "model.zip",
+    "replay.pkl",
+    "statistics.safetensors",
+    "actor",
+)
 
 
 @dataclass
 class Training:
-    """How one behavior policy is trained.
+    """How policies are trained; ``options`` and ``policy_options`` go to sbx-rl's algorithm, and a
+    checkpoint comes after each ``every`` environment steps."""
 
-    ``options`` go to the algorithm as sbx-rl has it. The reward is the environment's less
-    ``cost_weight`` times its cost, and a checkpoint comes after each ``every`` steps.
-    """
-
-    algorithm: str = "ppo"
-    hidden: tuple[int, ...] = (64, 64)
-    activation: str = "relu"
-    cost_weight: float = 0.0
+    algorithm: str = MISSING
+    hidden: list[int] = MISSING
+    activation: str = MISSING
     num_envs: int = 1
     options: dict[str, Any] = field(default_factory=dict)
     policy_options: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
-    every: int = 50_000
+    every: int = MISSING
 
 
 class PenalizedReward(gymnasium.Wrapper):
@@ -63,36 +57,39 @@ def train(
     training: Training,
     steps: int,
     folder: Path,
+    cost_weight: float = 0.0,
     report: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Train for ``steps`` environment steps, from the newest checkpoint in ``folder`` on that is
-    not beyond them.
+    """Train for ``steps`` environment steps on reward less ``cost_weight`` times cost, from the
+    newest checkpoint in ``folder`` on that is not beyond them.
 
     A checkpoint is a folder ``step_<n>`` that appears whole or not at all, one for the last step
-    among them; ``report(n)`` is told of each. sbx-rl keeps them as pickles, so ``folder`` must be
-    one that this function wrote.
+    among them; ``report(n)`` is told of each. sbx-rl unpickles its own part of them, so ``folder``
+    must be one that this function wrote.
     """
     done = max((step for step in checkpoints(folder) if step <= steps), default=0)
     if done == steps:
         return
+    algorithm = algorithm_class(training.algorithm)
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
     simulators = envs.make(env_id, training.num_envs)
-    singles = [PenalizedReward(env, training.cost_weight) for env in simulators.envs]
-    vector = DummyVecEnv([lambda env=env: env for env in singles])
+    singles = [PenalizedReward(env, cost_weight) for env in simulators.envs]
+    vector = VecNormalize(
+        DummyVecEnv([lambda env=env: env for env in singles]),
+        clip_obs=np.inf,
+        norm_reward=training.algorithm == "ppo",
+        gamma=training.options.get("gamma", 0.99),
+    )
     try:
         if done:
             place = checkpoint(folder, done)
-            vector = VecNormalize.load(str(place / "normalizer.pkl"), vector)
-            model = ALGORITHMS[training.algorithm].load(place / "model.zip", vector, device="cpu")
+            read_statistics(vector, place)
+            model = algorithm.load(place / _MODEL, vector, device="cpu")
             if training.algorithm == "sac":
-                model.load_replay_buffer(place / "replay.pkl")
+                model.load_replay_buffer(place / _REPLAY)
         else:
-            vector = VecNormalize(
-                vector,
-                clip_obs=np.inf,
-                norm_reward=training.algorithm == "ppo",
-                gamma=training.options.get("gamma", 0.99),
-            )
-            model = ALGORITHMS[training.algorithm](
+            model = algorithm(
                 "MlpPolicy",
                 vector,
                 seed=training.seed,
@@ -109,13 +106,19 @@ def train(
             model.learn(goal - done, reset_num_timesteps=False)
             done = goal
             with storage.new_folder(checkpoint(folder, done)) as new:
-                model.save(new / "model.zip")
-                vector.save(str(new / "normalizer.pkl"))
+                model.save(new / _MODEL)
                 if training.algorithm == "sac":
-                    model.save_replay_buffer(new / "replay.pkl")
+                    model.save_replay_buffer(new / _REPLAY)
+                storage.write_tensors(new / _STATISTICS, _statistics(vector))
+                _actor(model, vector, training).save(new, _POLICY)
             report(done)
     finally:
         vector.close()
+
+
+def trained_policy(folder: Path, step: int) -> BehaviorPolicy:
+    """The actor in a checkpoint of ``train``, which acts as it did without exploring."""
+    return BehaviorPolicy.load(checkpoint(folder, step), _POLICY)
 
 
 def checkpoint(folder: Path, step: int) -> Path:
@@ -127,12 +130,35 @@ def checkpoints(folder: Path) -> list[int]:
     return sorted(int(place.name.removeprefix("step_")) for place in folder.glob("step_*"))
 
 
-def export(folder: Path, training: Training, step: int) -> BehaviorPolicy:
-    """The actor in a checkpoint of ``train`` as a policy of ours, which acts as it did without
-    exploring."""
-    place = checkpoint(folder, step)
-    model = ALGORITHMS[training.algorithm].load(place / "model.zip", device="cpu")
-    normalizer = read_normalizer(place)
+def algorithm_class(name: str) -> type:
+    """That of sbx-rl; raises ``ImportError`` naming the extra where it is missing."""
+    try:
+        import sbx
+    except ImportError as error:
+        raise ImportError(
+            "training behavior policies needs an extra, after a CPU build of torch: "
+            f"pip install -e '.[collect]' ({error})"
+        ) from error
+    return getattr(sbx, ALGORITHMS[name])
+
+
+def read_statistics(vector: Any, place: Path) -> None:
+    """Set those of a ``VecNormalize`` to what ``train`` wrote into a checkpoint."""
+    tensors, _ = storage.read_tensors(place / _STATISTICS, dtypes=(np.float64,))
+    for name, value in tensors.items():
+        moments, _, kind = name.partition("/")
+        setattr(getattr(vector, moments), kind, value)
+
+
+def _statistics(vector: Any) -> dict[str, np.ndarray]:
+    return {
+        f"{moments}/{kind}": np.asarray(getattr(getattr(vector, moments), kind), np.float64)
+        for moments in ("obs_rms", "ret_rms")
+        for kind in ("mean", "var", "count")
+    }
+
+
+def _actor(model: Any, vector: Any, training: Training) -> BehaviorPolicy:
     layers = model.policy.actor_state.params["params"]
     names = [*(f"hidden_{index}" for index in range(len(training.hidden))), "mean"]
     weights = {
@@ -141,9 +167,9 @@ def export(folder: Path, training: Training, step: int) -> BehaviorPolicy:
         for kind in ("kernel", "bias")
     }
     # The normalization (s − μ) / √(σ² + ε) goes into the first layer.
-    scale = 1 / np.sqrt(normalizer.obs_rms.var + normalizer.epsilon)
+    scale = 1 / np.sqrt(vector.obs_rms.var + vector.epsilon)
     kernel = weights[f"{names[0]}/kernel"]
-    weights[f"{names[0]}/bias"] -= (normalizer.obs_rms.mean * scale) @ kernel
+    weights[f"{names[0]}/bias"] -= (vector.obs_rms.mean * scale) @ kernel
     weights[f"{names[0]}/kernel"] = scale[:, None] * kernel
     return BehaviorPolicy(
         {name: value.astype(np.float32) for name, value in weights.items()},
@@ -151,9 +177,3 @@ def export(folder: Path, training: Training, step: int) -> BehaviorPolicy:
         "tanh" if training.algorithm == "sac" else "clip",
         {},
     )
-
-
-def read_normalizer(place: Path) -> VecNormalize:
-    """The statistics of observations in a checkpoint that ``train`` wrote."""
-    with (place / "normalizer.pkl").open("rb") as file:
-        return pickle.load(file)

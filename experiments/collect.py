@@ -8,15 +8,15 @@ steps; a dataset is a mixture of policies. Both are put into a folder, from whic
 an earlier one was interrupted.
 """
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 
-from experiments.config import ConfigError, check_seed, parse
+from experiments import behavior
+from experiments.config import ConfigError, check_choice, check_seed, parse
 from experiments.launching import command, in_sweep
 from experiments.status import Status, alone_in
 from psec_jax.data.demonstrations import roll_out
@@ -25,21 +25,6 @@ from psec_jax.data.registry import local_folder
 from psec_jax.envs.ids import parse as parse_id
 from psec_jax.report import figures
 from psec_jax.storage import check_name, expanded
-
-
-@dataclass
-class TrainingPlan:
-    """How policies are trained; ``options`` and ``policy_options`` go to sbx-rl's algorithm."""
-
-    algorithm: str = MISSING
-    hidden: list[int] = MISSING
-    activation: str = MISSING
-    num_envs: int = 1
-    options: dict[str, Any] = field(default_factory=dict)
-    policy_options: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    # Environment steps between checkpoints.
-    every: int = MISSING
 
 
 @dataclass
@@ -53,16 +38,9 @@ class PolicyPlan:
 
 
 @dataclass
-class PartPlan:
-    policy: str = MISSING
-    trajectories: int = MISSING
-    noise: float = 0.0
-
-
-@dataclass
 class DatasetPlan:
     about: str = MISSING
-    parts: list[PartPlan] = MISSING
+    parts: list[Part] = MISSING
 
 
 @dataclass
@@ -86,7 +64,7 @@ class Collect:
     # Becomes part of every name.
     shift: Shift = field(default_factory=Shift)
     # Not needed where every policy is a driver.
-    training: TrainingPlan | None = None
+    training: behavior.Training | None = None
     policies: dict[str, PolicyPlan] = field(default_factory=dict)
     datasets: dict[str, DatasetPlan] = field(default_factory=dict)
     # Episodes by which a policy's return and cost are measured.
@@ -102,19 +80,13 @@ def run(config: Collect, out: Path, command: str) -> None:
     folder = folder_of(config)
     out.mkdir(parents=True, exist_ok=True)
     drivers = drivers_of(config)
-    for weight in dict.fromkeys(plan.cost_weight for plan in trained(config)):
+    for weight in dict.fromkeys(plan.cost_weight for plan in trained(config).values()):
         learn(config, weight, out, folder, command)
     for key, plan in config.datasets.items():
-        parts = tuple(
-            Part(
-                part.policy if part.policy in drivers else f"{full_name(config)}-{part.policy}",
-                part.trajectories,
-                part.noise,
-            )
-            for part in plan.parts
-        )
+        stored = {policy: f"{full_name(config)}-{policy}" for policy in trained(config)}
+        parts = [replace(p, policy=stored.get(p.policy, p.policy)) for p in plan.parts]
         recipe = Recipe(
-            plan.about, full_id(config), parts, folder, command=command, drivers=drivers
+            plan.about, full_id(config), tuple(parts), folder, command=command, drivers=drivers
         )
         data = roll_out(recipe, seed=0)
         recipe = recipe.measured(data)
@@ -127,51 +99,40 @@ def run(config: Collect, out: Path, command: str) -> None:
 
 def learn(config: Collect, weight: float, out: Path, folder: Path, command: str) -> None:
     """One training with this cost weight, and each policy that is wanted of it."""
-    from experiments import behavior
-
-    environment, name = full_id(config), full_name(config)
+    environment, name, training = full_id(config), full_name(config), config.training
     wanted = {
-        key: plan.steps
-        for key, plan in config.policies.items()
-        if plan.driver is None and plan.cost_weight == weight
+        key: plan.steps for key, plan in trained(config).items() if plan.cost_weight == weight
     }
-    training = behavior.Training(
-        **{**vars(config.training), "hidden": tuple(config.training.hidden)}, cost_weight=weight
-    )
     checkpoints = out / f"training_cost_weight_{weight:g}"
+
+    def report(done: int) -> None:
+        print(f"{name}, cost weight {weight:g}: {done:,} steps", flush=True)
+
     for steps in sorted(set(wanted.values())):
-        behavior.train(
-            environment,
-            training,
-            steps,
-            checkpoints,
-            lambda done: print(f"{name}, cost weight {weight:g}: {done:,} steps", flush=True),
-        )
+        behavior.train(environment, training, steps, checkpoints, weight, report)
     for key, steps in wanted.items():
         asset = f"{name}-{key}"
-        policy = behavior.export(checkpoints, training, steps)
+        policy = behavior.trained_policy(checkpoints, steps)
         policy.save(folder, asset)
         alone = Recipe(asset, environment, (Part(asset, config.episodes),), folder)
         alone = alone.measured(roll_out(alone, seed=1))
+        measures = ("return_mean", "return_std", "cost_mean", "cost_std")
         facts = {
             "environment": environment,
             "algorithm": training.algorithm,
             "environment_steps": steps,
             "cost_weight": weight,
-            "return_mean": alone.return_mean,
-            "return_std": alone.return_std,
-            "cost_mean": alone.cost_mean,
-            "cost_std": alone.cost_std,
+            **{measure: getattr(alone, measure) for measure in measures},
             "rollouts": config.episodes,
             "command": command,
         }
-        dataclasses.replace(policy, facts=facts).save(folder, asset)
+        replace(policy, facts=facts).save(folder, asset)
         print(f"{asset}: {alone.measure}", flush=True)
 
 
-def trained(config: Collect) -> list[PolicyPlan]:
+def trained(config: Collect) -> dict[str, PolicyPlan]:
     """The policies that are no drivers."""
-    return [plan for plan in config.policies.values() if plan.driver is None]
+    return {key: plan for key, plan in config.policies.items() if plan.driver is None}
 
 
 def drivers_of(config: Collect) -> dict[str, dict[str, Any]]:
@@ -199,12 +160,9 @@ def check(config: Collect) -> None:
         if config.training is None:
             raise ConfigError("policies without a driver need training; see conf/behavior")
         check_seed("training.seed", config.training.seed)
-        if config.training.every < 1 or min(plan.steps for plan in trained(config)) < 1:
+        if config.training.every < 1 or min(plan.steps for plan in trained(config).values()) < 1:
             raise ConfigError("training.every and the steps of each policy must be at least 1")
-        if config.training.algorithm not in ("ppo", "sac"):
-            raise ConfigError(
-                f"algorithm {config.training.algorithm!r} is unknown; use ppo or sac"
-            )
+        check_choice("training.algorithm", config.training.algorithm, tuple(behavior.ALGORITHMS))
     for key, plan in config.datasets.items():
         if unknown := sorted({part.policy for part in plan.parts} - set(config.policies)):
             raise ConfigError(
@@ -218,11 +176,13 @@ def shorten(config: Collect) -> None:
     """Do only ``config.share`` of all steps and trajectories."""
     if not 0 < config.share <= 1:
         raise ConfigError(f"share must be in (0, 1], not {config.share}")
-    for policy in trained(config):
+    for policy in trained(config).values():
         policy.steps = max(1, round(config.share * policy.steps))
     for dataset in config.datasets.values():
-        for part in dataset.parts:
-            part.trajectories = max(1, round(config.share * part.trajectories))
+        dataset.parts = [
+            replace(part, trajectories=max(1, round(config.share * part.trajectories)))
+            for part in dataset.parts
+        ]
 
 
 def folder_of(config: Collect) -> Path:
@@ -231,8 +191,7 @@ def folder_of(config: Collect) -> Path:
 
 def made(config: Collect) -> bool:
     """Whether every policy's and dataset's description is in the folder."""
-    wanted = [*(key for key, plan in config.policies.items() if plan.driver is None)]
-    names = [f"{full_name(config)}-{key}" for key in (*wanted, *config.datasets)]
+    names = [f"{full_name(config)}-{key}" for key in (*trained(config), *config.datasets)]
     return all((folder_of(config) / f"{name}.json").exists() for name in names)
 
 
@@ -246,8 +205,8 @@ def main(config: DictConfig) -> float:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     hydra_config = HydraConfig.get()
-    words = [word for word in hydra_config.overrides.task if not word.startswith("folder=")]
-    line = " ".join(["python -m experiments.collect", *words])
+    overrides = [word for word in hydra_config.overrides.task if not word.startswith("folder=")]
+    line = " ".join(["python -m experiments.collect", *overrides])
     out = Path(hydra_config.runtime.output_dir)
     if in_sweep():
         with alone_in(out), Status.kept(out) as status:

@@ -14,17 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 import psec_jax as psec
 from experiments.schema import ConfigError, Later, build
 from psec_jax.backbones import Backbone, check_backbone
+from psec_jax.composition import Level
 from psec_jax.data.references import find_reference
 from psec_jax.learners.weights import FisorWeights
 from psec_jax.training.fit import Learner
-
-
-@dataclass
-class Mixing:
-    """How whole policies are mixed at a level; see ``psec_jax.composition.levels``."""
-
-    base_enters: bool = True
-    trained_by: Literal["denoising", "actions"] = "denoising"
 
 
 @dataclass
@@ -71,7 +64,8 @@ class Setting:
     backbone: Later[Backbone]
     adapter: psec.Adapter
     composer: Later[psec.Composer]
-    levels: dict[str, Mixing]
+    # Where skills are mixed: parameter, noise and action.
+    levels: dict[str, Level]
     pretrain: psec.Training
     skill: psec.Training
     scratch: psec.Training
@@ -105,15 +99,9 @@ class Setting:
         self, level: str, skills: int, context: bool = True, **more: Any
     ) -> psec.Composer:
         """For so many skills, with weights by a context network or constant ones."""
-        composer, mixing = self.composer(skills=skills), self.levels.get(level, Mixing())
-        return replace(
-            composer,
-            weights=composer.weights if context else "constant",
-            level=level,
-            base_enters=mixing.base_enters,
-            through_sampler=mixing.trained_by == "actions",
-            **more,
-        )
+        composer = self.composer(skills=skills)
+        weights = composer.weights if context else "constant"
+        return replace(composer, weights=weights, level=self.levels[level], **more)
 
     def mixing(self, context: bool = True) -> psec.Training:
         """How weights are trained: a context network's, or constants."""
@@ -128,8 +116,7 @@ class Setting:
         """Refuse what cannot be built, unknown methods, bad seeds, nothing to do, and a
         measurement that is not made."""
         check_backbone(self.backbone(action_size=1))
-        for level in ("parameter", *self.levels):
-            self.composer_at(level, skills=1)
+        self.composer(skills=1)
         self.checkpoint(folder=".")
         if unknown := sorted(set(self.methods) - set(methods)):
             raise ConfigError(f"methods {unknown} are unknown; expected some of {list(methods)}")

@@ -30,7 +30,7 @@ from experiments.stages import (
     mixtures,
     unfinished,
 )
-from psec_jax.evaluation import scores
+from psec_jax.evaluation import Evaluation, scores
 from psec_jax.learners import AllParameters
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
@@ -96,10 +96,10 @@ class Run(offline_rl.Run):
         dataset = self.config.target.dataset
         return self.learn_skills("skill target", self.targets, weights, dataset)
 
-    def measurements(self, evaluations: list[psec.Evaluation]) -> dict[str, list[psec.Evaluation]]:
+    def measurements(self, evaluations: list[Evaluation]) -> dict[str, list[Evaluation]]:
         reference = self.config.robot.reference
         normalized = [
-            psec.Evaluation(scores.d4rl_score(reference, each.returns), each.lengths)
+            Evaluation(scores.d4rl_score(reference, each.returns), each.lengths)
             for each in evaluations
         ]
         return {"return": evaluations, "score": normalized}

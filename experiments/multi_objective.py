@@ -27,7 +27,7 @@ from experiments.stages import Method, check_alike, load, mixtures, naming, unfi
 from psec_jax.data.registry import local_datasets
 from psec_jax.data.selection import Selection, safe_and_rewarding
 from psec_jax.envs import known_ids
-from psec_jax.evaluation import scores
+from psec_jax.evaluation import Evaluation, scores
 from psec_jax.report import figures, published, results
 from psec_jax.report.results import Measurement
 from psec_jax.report.tables import Cells, safety_table
@@ -83,7 +83,7 @@ class Run(offline_rl.Run):
         weights = self.config.guidance.weights
         return self.learn_skills("skills", self.data.all, weights, dataset_name(self.config))
 
-    def measurements(self, evaluations: list[psec.Evaluation]) -> dict[str, list[psec.Evaluation]]:
+    def measurements(self, evaluations: list[Evaluation]) -> dict[str, list[Evaluation]]:
         return {"return": evaluations, "cost": evaluations}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import psec_jax as psec
 from experiments import stages
 from experiments.config import OfflineRL
+from psec_jax import learners
 from psec_jax.backbones import Backbone
 from psec_jax.learners import FeasibleFirst
 from psec_jax.learners.objectives import Return
@@ -14,7 +15,7 @@ from psec_jax.learners.weights import Weigh
 from psec_jax.training.seeds import for_each_seed
 
 Data = psec.TransitionDataset | list[psec.TransitionDataset]
-Critics = Mapping[str, psec.Critics]
+Critics = Mapping[str, learners.Critics]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ class Run(stages.Run):
         if plan.candidates == 1:
             return list(policies)
 
-        def scorer(own: Critics) -> psec.Critics | FeasibleFirst:
+        def scorer(own: Critics) -> learners.Critics | FeasibleFirst:
             if plan.among_feasible is None:
                 return own[plan.critic]
             return FeasibleFirst(own[plan.critic], own[plan.among_feasible])

@@ -12,8 +12,8 @@ from experiments.config import ConfigError, Logger
 from experiments.status import alone_in
 from experiments.sweeping import PASSING
 from experiments.wandb_runs import tabulate, wandb_run
-from psec_jax import Evaluation, SkillLibrary, TransitionDataset, storage
-from psec_jax.evaluation import Trace
+from psec_jax import SkillLibrary, TransitionDataset, storage
+from psec_jax.evaluation import Evaluation, Trace
 from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures, results, videos
 from psec_jax.training import Checkpoints

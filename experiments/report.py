@@ -7,9 +7,12 @@ figure and a table named after the study into the folder.
 """
 
 import argparse
+import functools
 import json
+import operator
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,103 +30,60 @@ from psec_jax.report.tables import markdown, published_table, returns_table, saf
 Run = tuple[dict[str, Any], list[Measurement]]
 # In what runs may differ and still be seeds of one cell: how they went, and what else they hold.
 APART = (*PASSING, "seeds", "side_by_side", "methods", "task", "other_limits")
-LABELS = {name: method.label for name, method in METHODS.items()}
+CONTINUAL = {name: method.label for name, method in METHODS.items()}
+DYNAMICS_SHIFT = {name: label for name, (label, _) in dynamics_shift.METHODS.items()}
+# How a metric is shown: its name, and the digits after the point.
+SHOWN = {"return": ("return", 0), "score": ("normalized score", 1)}
+LEARNING = {"policies": "Scratch", "full": "Dense skill", "low_rank": "Low-rank skill"}
 
 
-def continual_table(runs: list[Run], out: Path) -> list[Path]:
-    """The table in the paper's layout over all seeds, and its bars."""
-    rows, columns = _rows(runs), _columns(runs)
-    summaries = results.summaries(_pooled(runs))
-    table, figure = out / "continual_table.md", out / "continual_table.png"
-    storage.write_text(
-        table,
-        returns_table(summaries, rows, columns)
-        + "\nAs the paper reports:\n\n"
-        + published_table(published.CONTINUAL, rows, columns),
-    )
-    figures.bars(figure, summaries, rows, columns, published.CONTINUAL)
-    return [table, figure]
+@dataclass(frozen=True)
+class Table:
+    """The methods in the paper's layout over all seeds, and what the paper reports; both as bars.
+
+    ``paper(columns)`` is method → column → value; of these ``paper_rows``, or our own, are shown.
+    """
+
+    labels: Mapping[str, str]
+    paper: Callable[[Sequence[str]], Mapping[str, Mapping[str, float]]]
+    source: str = "As the paper reports:"
+    metric: str = "return"
+    paper_rows: Sequence[tuple[str, str]] = ()
+
+    def __call__(self, runs: list[Run], out: Path, name: str) -> list[Path]:
+        rows, columns = _rows(runs, self.labels), _columns(runs, self.metric)
+        summaries, paper = results.summaries(_pooled(runs), self.metric), self.paper(columns)
+        ylabel, digits = SHOWN[self.metric]
+        text = returns_table(summaries, rows, columns, digits)
+        if reported := published_table(paper, self.paper_rows or rows, columns):
+            text += f"\n{self.source}\n\n{reported}"
+        table, figure = out / f"{name}.md", out / f"{name}.png"
+        storage.write_text(table, text)
+        figures.bars(figure, summaries, rows, columns, paper, ylabel=ylabel)
+        return [table, figure]
 
 
-def context_ablation(runs: list[Run], out: Path) -> list[Path]:
-    """Every level with and without context-awareness."""
-    table, figure = continual_table(runs, out)
-    return [table.rename(out / "context_ablation.md"), figure.rename(out / "context_ablation.png")]
-
-
-def sample_efficiency(runs: list[Run], out: Path) -> list[Path]:
-    """Return against the number of target demonstrations."""
-    curves = _against(runs, lambda config: config["data"]["target_trajectories"])
-    paper = {METHODS[name].label: curve for name, curve in published.SAMPLE_EFFICIENCY.items()}
-    return _curve_report(
-        out, "sample_efficiency", curves, "target demonstrations", paper, logarithmic=True
-    )
-
-
-def rank_ablation(runs: list[Run], out: Path) -> list[Path]:
-    """Return against the rank of the skills."""
-    curves = _against(runs, lambda config: config["adapter"]["rank"])
-    return _curve_report(out, "rank_ablation", curves, "rank", logarithmic=True)
-
-
-def training_curves(runs: list[Run], out: Path) -> list[Path]:
+def training_curves(runs: list[Run], out: Path, name: str) -> list[Path]:
     """Return while a skill or a policy from scratch is learned, before any composition."""
-    labels = {"policies": "Scratch", "full": "Dense skill", "low_rank": "Low-rank skill"}
     rows = [row for row in _pooled(runs) if row.metric == "learning_return"]
     if not rows:
         raise ValueError("these runs hold no learning curves; run with evaluation.curve_every=N")
+    steps = {step: [row for row in rows if row.step == step] for step in {r.step for r in rows}}
     written = []
     for task in dict.fromkeys(row.task for row in rows):
-        curves: dict[str, dict[float, Summary]] = {}
-        for method, label in labels.items():
-            chosen = [row for row in rows if (row.task, row.method) == (task, method)]
-            for step in sorted({row.step for row in chosen}):
-                at = [row for row in chosen if row.step == step]
-                summary = results.summaries(at, "learning_return")[method, task]
-                curves.setdefault(label, {})[step] = summary
-        written += _curve_report(out, f"training_curves_{task}", curves, "updates")
+        curves = _curves(steps, LEARNING, task, "learning_return")
+        written += _curve_report(out / f"{name}_{task}", curves, "updates", logarithmic=False)
     return written
 
 
-def dynamics_shift_table(runs: list[Run], out: Path) -> list[Path]:
-    """Normalized scores by robot, data and shift in the paper's layout, and their bars."""
-    columns = _columns(runs, "score")
-    found = {row.method for row in _pooled(runs)}
-    rows = [(name, label) for name, (label, _) in dynamics_shift.METHODS.items() if name in found]
-    summaries = results.summaries(_pooled(runs), "score")
-    table, figure = out / "dynamics_shift_table.md", out / "dynamics_shift_table.png"
-    paper = published.dynamics_shift(columns)
-    text = returns_table(summaries, rows, columns, digits=1)
-    if reported := published_table(paper, published.DYNAMICS_SHIFT_ROWS, columns):
-        text += "\nAs the paper reports, read off its bars, on D4RL's data:\n\n" + reported
-    storage.write_text(table, text)
-    figures.bars(figure, summaries, rows, columns, paper, ylabel="normalized score")
-    return [table, figure]
-
-
-def target_data(runs: list[Run], out: Path) -> list[Path]:
-    """Normalized score against the share of the target's data."""
-    labels = {name: label for name, (label, _) in dynamics_shift.METHODS.items()}
-    curves = _against(runs, lambda config: 100 * config["target"]["fraction"], labels, "score")
-    return _curve_report(
-        out,
-        "target_data",
-        curves,
-        "% of the target's data",
-        logarithmic=True,
-        ylabel="normalized score",
-        digits=1,
-    )
-
-
-def multi_objective_table(runs: list[Run], out: Path) -> list[Path]:
+def multi_objective_table(runs: list[Run], out: Path, name: str) -> list[Path]:
     """Normalized reward and cost of all tasks in the paper's layout, with the families' means, at
     every cost limit of the runs."""
-    rows, tasks = _pooled(runs), _columns(runs)
-    found = {row.method for row in rows}
-    known = {name: label for name, (label, _) in multi_objective.METHODS.items()}
-    known |= {name: f"{name.capitalize()} skill" for name in sorted(found - set(known))}
-    methods = [(name, label) for name, label in known.items() if name in found]
+    rows, tasks = _pooled(runs), _columns(runs, "return")
+    present = {row.method for row in rows}
+    labels = {name: label for name, (label, _) in multi_objective.METHODS.items()}
+    labels |= {name: f"{name.capitalize()} skill" for name in sorted(present - set(labels))}
+    methods = _rows(runs, labels)
     limits = {c["cost_limit"]: None for c, _ in runs}
     limits |= {limit: None for c, _ in runs for limit in c["other_limits"]}
     parts, written = [], []
@@ -131,37 +91,69 @@ def multi_objective_table(runs: list[Run], out: Path) -> list[Path]:
         cells = multi_objective.score_cells(rows, limit)
         parts.append(f"Limit {limit:g}:\n\n{safety_table(cells, methods, tasks)}")
         for task in tasks:
-            name = f"multi_objective_table_{task.replace('/', '_')}_{limit:g}.png"
-            figures.plane(out / name, cells, methods, task, title=task)
-            written.append(out / name)
-    table = out / "multi_objective_table.md"
+            figure = out / f"{name}_{task.replace('/', '_')}_{limit:g}.png"
+            figures.plane(figure, cells, methods, task, title=task)
+            written.append(figure)
+    table = out / f"{name}.md"
     parts.append("As the paper reports, on DSRL's data:\n\n" + published.multi_objective(tasks))
     storage.write_text(table, "\n".join(parts))
     return [table, *written]
 
 
-STUDIES: dict[str, Callable[[list[Run], Path], list[Path]]] = {
-    study.__name__: study
-    for study in (
-        continual_table,
-        sample_efficiency,
-        training_curves,
-        rank_ablation,
-        context_ablation,
-        dynamics_shift_table,
-        target_data,
-        multi_objective_table,
-    )
+@dataclass(frozen=True)
+class Against:
+    """Curves of a metric against one entry of the configuration, ``times`` a factor; runs that
+    share it are seeds of one point."""
+
+    key: str
+    xlabel: str
+    labels: Mapping[str, str]
+    metric: str = "return"
+    times: float = 1
+    paper: Mapping[str, Mapping[float, float]] | None = None
+
+    def __call__(self, runs: list[Run], out: Path, name: str) -> list[Path]:
+        points: dict[float, list[Run]] = {}
+        for config, rows in runs:
+            at = self.times * functools.reduce(operator.getitem, self.key.split("."), config)
+            points.setdefault(at, []).append((config, rows))
+        pooled = {at: _pooled(seeds) for at, seeds in points.items()}
+        curves = _curves(pooled, self.labels, _columns(runs, self.metric)[0], self.metric)
+        return _curve_report(out / name, curves, self.xlabel, self.paper, metric=self.metric)
+
+
+CONTINUAL_TABLE = Table(CONTINUAL, lambda columns: published.CONTINUAL)
+STUDIES: dict[str, Callable[[list[Run], Path, str], list[Path]]] = {
+    "continual_table": CONTINUAL_TABLE,
+    "context_ablation": CONTINUAL_TABLE,
+    "sample_efficiency": Against(
+        "data.target_trajectories",
+        "target demonstrations",
+        CONTINUAL,
+        paper={CONTINUAL[name]: curve for name, curve in published.SAMPLE_EFFICIENCY.items()},
+    ),
+    "training_curves": training_curves,
+    "rank_ablation": Against("adapter.rank", "rank", CONTINUAL),
+    "dynamics_shift_table": Table(
+        DYNAMICS_SHIFT,
+        published.dynamics_shift,
+        "As the paper reports, read off its bars, on D4RL's data:",
+        "score",
+        published.DYNAMICS_SHIFT_ROWS,
+    ),
+    "target_data": Against(
+        "target.fraction", "% of the target's data", DYNAMICS_SHIFT, "score", times=100
+    ),
+    "multi_objective_table": multi_objective_table,
 }
 
 
 def read_runs(folder: Path) -> list[Run]:
     """(configuration, measurements) of every finished run below ``folder``; others are named."""
-    found = sorted(path.parent for path in folder.rglob("results.jsonl"))
-    kept = [path for path in found if _finished(path)]
-    if len(kept) < len(found):
-        out = ", ".join(path.name for path in found if path not in kept)
-        print(f"left out, as not finished: {out}")
+    paths = sorted(path.parent for path in folder.rglob("results.jsonl"))
+    kept = [path for path in paths if _finished(path)]
+    if left_out := [path.name for path in paths if path not in kept]:
+        print(f"left out, as not finished: {', '.join(left_out)}")
     if not kept:
         raise ValueError(
             f"{folder} holds no results.jsonl of a finished run; give the folder of a run or a "
@@ -194,52 +186,44 @@ def _pooled(runs: list[Run]) -> list[Measurement]:
                     f"runs of {' on '.join(cell)} are no seeds of one configuration; report on "
                     "each from a folder of its own. They differ in:\n" + "\n".join(lines)
                 )
-    return _measurements(runs)
-
-
-def _measurements(runs: list[Run]) -> list[Measurement]:
     return [row for _, rows in runs for row in rows]
 
 
-def _rows(runs: list[Run]) -> list[tuple[str, str]]:
-    found = {row.method for row in _measurements(runs)}
-    return [(name, method.label) for name, method in METHODS.items() if name in found]
+def _rows(runs: list[Run], labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(method, label) of those that were measured."""
+    present = {row.method for _, rows in runs for row in rows}
+    return [(name, label) for name, label in labels.items() if name in present]
 
 
-def _columns(runs: list[Run], metric: str = "return") -> list[str]:
-    return list(dict.fromkeys(row.task for row in _measurements(runs) if row.metric == metric))
+def _columns(runs: list[Run], metric: str) -> list[str]:
+    return list(dict.fromkeys(r.task for _, rows in runs for r in rows if r.metric == metric))
 
 
-def _against(
-    runs: list[Run],
-    quantity: Callable[[dict], float],
-    labels: Mapping[str, str] = LABELS,
-    metric: str = "return",
-) -> dict[str, dict[float, Summary]]:
-    """Method → quantity → summary, where runs that share the quantity are seeds of one point."""
-    column = _columns(runs, metric)[0]
-    points: dict[float, list[Run]] = {}
-    for config, rows in runs:
-        points.setdefault(quantity(config), []).append((config, rows))
-    summaries = {at: results.summaries(_pooled(points[at]), metric) for at in sorted(points)}
-    curves: dict[str, dict[float, Summary]] = {}
-    for name, label in labels.items():
-        for at, found in summaries.items():
-            if (name, column) in found:
-                curves.setdefault(label, {})[at] = found[name, column]
-    return curves
+Curves = dict[str, dict[float, Summary]]
+
+
+def _curves(
+    points: Mapping[float, list[Measurement]], labels: Mapping[str, str], task: str, metric: str
+) -> Curves:
+    """Label → quantity → summary."""
+    curves: Curves = {}
+    for at in sorted(points):
+        summaries = results.summaries(points[at], metric)
+        for name, label in labels.items():
+            if (name, task) in summaries:
+                curves.setdefault(label, {})[at] = summaries[name, task]
+    return {label: curves[label] for label in labels.values() if label in curves}
 
 
 def _curve_report(
-    out: Path,
-    name: str,
-    curves: dict[str, dict[float, Summary]],
+    name: Path,
+    curves: Curves,
     xlabel: str,
-    paper: dict[str, dict[float, float]] | None = None,
-    logarithmic: bool = False,
-    ylabel: str = "return",
-    digits: int = 0,
+    paper: Mapping[str, Mapping[float, float]] | None = None,
+    logarithmic: bool = True,
+    metric: str = "return",
 ) -> list[Path]:
+    ylabel, digits = SHOWN[metric]
     xs = sorted({x for curve in curves.values() for x in curve})
 
     def cell(label: str, column: str) -> str:
@@ -249,7 +233,7 @@ def _curve_report(
         mean, low, high = (f"{x:.{digits}f}" for x in (summary.mean, summary.low, summary.high))
         return f"{mean} [{low}, {high}]"
 
-    table, figure = out / f"{name}.md", out / f"{name}.png"
+    table, figure = Path(f"{name}.md"), Path(f"{name}.png")
     rows = [(label, label) for label in curves]
     storage.write_text(table, markdown(rows, [f"{x:g}" for x in xs], cell, corner=xlabel))
     figures.lines(figure, curves, xlabel, paper, logarithmic, ylabel=ylabel)
@@ -264,7 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="folder of a run or of a sweep")
     chosen = parser.parse_args(arguments)
     try:
-        written = STUDIES[chosen.study](read_runs(chosen.folder), chosen.folder)
+        written = STUDIES[chosen.study](read_runs(chosen.folder), chosen.folder, chosen.study)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     for path in written:

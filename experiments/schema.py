@@ -1,8 +1,8 @@
 """From plain data to objects: the schema of a configuration is the classes that it describes.
 
-A mapping becomes the class that its place asks for: a dataclass or Linen module of the library, or
-of a setting. Where a place asks for a protocol, ``kind`` chooses the class: a name in ``KINDS``, or
-an import path, so that a class of your own comes in by configuration alone.
+A mapping becomes the class that its place asks for: a dataclass or Linen module, of the library or
+of a setting. Where a place asks for a protocol, ``kind`` chooses the class: a name in ``KINDS``,
+or an import path, so that a class of your own comes in by configuration alone.
 """
 
 import difflib
@@ -16,16 +16,18 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, 
 from flax import linen as nn
 
 import psec_jax as psec
-from psec_jax import learners, networks, objectives, weights
+from psec_jax import composition, learners, networks, objectives, weights
 
 T = TypeVar("T")
-Known = Mapping[str, Any]
 KINDS: dict[str, Callable] = {
     "diffusion": psec.DiffusionBackbone,
     "gaussian": psec.GaussianBackbone,
     "denoiser": networks.Denoiser,
     "gaussian_actor": networks.GaussianActor,
     "context": networks.ContextNetwork,
+    "parameter": composition.ParameterLevel,
+    "noise": composition.NoiseLevel,
+    "action": composition.ActionLevel,
     "return": objectives.Return,
     "cost": objectives.DiscountedCost,
     "feasibility": objectives.Feasibility,
@@ -36,6 +38,8 @@ KINDS: dict[str, Callable] = {
     "cql": learners.CQL,
     "rebrac": learners.ReBRAC,
 }
+# What OmegaConf has for a value that must be given.
+MISSING = "???"
 
 
 class ConfigError(ValueError):
@@ -57,53 +61,40 @@ class Later(Generic[T]):
         return build(self.hint, self.value, self.key, known)
 
 
-def build(hint: Any, value: Any, key: str = "", known: Known = {}) -> Any:  # noqa: B006
-    """``value`` as a ``hint``; raises ``ConfigError``, with the whole ``key``, where it is none."""
-    origin, parts = get_origin(hint) or hint, get_args(hint)
-    if origin is Any:
+def build(hint: Any, value: Any, key: str = "", known: Mapping[str, Any] | None = None) -> Any:
+    """``value`` as a ``hint``; raises ``ConfigError`` with the whole key of what does not fit."""
+    if hint is Any:
         return value
-    if origin is Later:
-        return Later(parts[0], value, key)
-    hints = parts if origin in (Union, UnionType) else (hint,)
+    if get_origin(hint) is Later:
+        return Later(get_args(hint)[0], value, key)
+    hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if isinstance(value, Mapping):
         maps = [each for each in hints if get_origin(each) in (dict, Mapping)]
         if maps and "kind" not in value:
             inner = get_args(maps[0])[1]
-            return {name: build(inner, x, _at(key, name), known) for name, x in value.items()}
-        return _instance([each for each in hints if each not in maps], value, key, known)
-    if len(hints) == 1:
-        return _plain(hint, value, key, known)
+            return {n: build(inner, x, _at(key, n), known) for n, x in value.items()}
+        return _made([each for each in hints if each not in maps], value, key, known or {})
     for each in hints:
-        try:
-            return build(each, value, key, known)
-        except ConfigError:
-            continue
+        origin, parts = get_origin(each) or each, get_args(each)
+        if type(value) is origin is not list or (origin is Literal and value in parts):
+            return value
+        if origin is float and type(value) is int:
+            return float(value)
+        if origin is Callable and isinstance(value, str):
+            return _imported(value, key)
+        if origin in (tuple, list, Sequence) and isinstance(value, list):
+            inner = parts if origin is tuple and ... not in parts else parts[:1] * len(value)
+            if len(inner) == len(value):
+                items = [
+                    build(part, x, f"{key}[{i}]", known)
+                    for i, (part, x) in enumerate(zip(inner, value, strict=True))
+                ]
+                return items if origin is list else tuple(items)
     raise _unfit(hints, value, key)
 
 
-def _plain(hint: Any, value: Any, key: str, known: Known) -> Any:
-    """Numbers, strings, functions, and sequences of anything."""
-    origin, parts = get_origin(hint) or hint, get_args(hint)
-    if origin is Literal and value in parts:
-        return value
-    if origin in (tuple, list, Sequence) and isinstance(value, list):
-        fixed = origin is tuple and parts[-1] is not ...
-        each = parts if fixed else parts[:1] * len(value)
-        if len(each) == len(value):
-            pairs = enumerate(zip(each, value, strict=True))
-            built = [build(inner, x, f"{key}[{i}]", known) for i, (inner, x) in pairs]
-            return built if origin is list else tuple(built)
-    if origin is Callable and isinstance(value, str):
-        return _imported(value, key)
-    if origin is float and type(value) is int:
-        return float(value)
-    if type(value) is origin:
-        return value
-    raise _unfit([hint], value, key)
-
-
-def _instance(hints: Sequence[Any], value: Known, key: str, known: Known) -> Any:
-    """What a mapping describes: an object of its ``kind``, or of the first class among ``hints``."""
+def _made(hints: Sequence[Any], value: Mapping, key: str, known: Mapping[str, Any]) -> Any:
+    """The object of the mapping's ``kind``, or of the first class among ``hints``."""
     given = {name: x for name, x in value.items() if not _is_missing(x)}
     classes = [hint for hint in hints if _is_class(hint)]
     if "kind" in given and not any("kind" in _parameters(each) for each in classes):
@@ -113,17 +104,17 @@ def _instance(hints: Sequence[Any], value: Known, key: str, known: Known) -> Any
     else:
         raise _unfit(hints, dict(value), key)
     parameters = _parameters(kind)
-    if unknown := [name for name in given if name not in parameters]:
-        raise ConfigError(f"{_at(key, unknown[0])} is unknown; {_nearest(unknown[0], parameters)}")
+    for name in given:
+        if name not in parameters:
+            raise ConfigError(f"{_at(key, name)} is unknown; {_nearest(name, parameters)}")
     types = get_type_hints(kind.__init__ if isinstance(kind, type) else kind)
-    arguments = {
-        name: build(types.get(name, Any), x, _at(key, name), known) for name, x in given.items()
-    }
+    arguments = {n: build(types.get(n, Any), x, _at(key, n), known) for n, x in given.items()}
     for name, parameter in parameters.items():
-        if parameter.default is parameter.empty or _is_missing(parameter.default):
-            if name not in arguments and name not in known:
+        needed = parameter.default is parameter.empty or _is_missing(parameter.default)
+        if needed and name not in arguments:
+            if name not in known:
                 raise ConfigError(f"{_at(key, name)} is missing")
-            arguments.setdefault(name, known.get(name))
+            arguments[name] = known[name]
     try:
         made = kind(**arguments)
     except ConfigError:
@@ -144,14 +135,11 @@ def _parameters(kind: Callable) -> dict[str, inspect.Parameter]:
 
 def _imported(path: Any, key: str) -> Any:
     """What ``KINDS`` calls so, or what is at an import path."""
+    module, _, name = str(path).rpartition(".")
     if path in KINDS:
         return KINDS[path]
-    module, _, name = str(path).rpartition(".")
     if not module:
-        raise ConfigError(
-            f"{key} {path!r} is unknown; {_nearest(path, KINDS)}, or an import path such as "
-            "my_package.MyClass"
-        )
+        raise ConfigError(f"{key} {path!r} is unknown; {_nearest(path, KINDS)}, or an import path")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
@@ -159,8 +147,7 @@ def _imported(path: Any, key: str) -> Any:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether it is OmegaConf's word for what must be given."""
-    return isinstance(value, str) and value == "???"
+    return isinstance(value, str) and value == MISSING
 
 
 def _is_protocol(hint: Any) -> bool:
@@ -169,17 +156,15 @@ def _is_protocol(hint: Any) -> bool:
 
 def _is_class(hint: Any) -> bool:
     """Whether a mapping without a ``kind`` can be one."""
-    plain = isinstance(hint, type) and hint.__module__ != "builtins"
-    return plain and not _is_protocol(hint) and hint is not nn.Module
+    made = isinstance(hint, type) and hint.__module__ != "builtins"
+    return made and not _is_protocol(hint) and hint is not nn.Module
 
 
 def _fits(made: Any, hint: Any) -> bool:
     if _is_protocol(hint):
         members = {*vars(hint), *hint.__annotations__}
         return all(hasattr(made, name) for name in members if not name.startswith("_"))
-    if get_origin(hint) is Callable:
-        return callable(made)
-    return hint is Any or isinstance(made, hint)
+    return callable(made) if get_origin(hint) is Callable else isinstance(made, hint)
 
 
 def _unfit(hints: Sequence[Any], value: Any, key: str) -> ConfigError:
@@ -191,8 +176,10 @@ def _named(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     if _is_protocol(hint) or hint is nn.Module:
-        return f"a {hint.__name__} with a kind: one of {list(KINDS)}, or an import path"
-    return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)
+        return f"a {hint.__name__} by its kind ({', '.join(KINDS)}, or an import path)"
+    if get_origin(hint) is Callable:
+        return "a function by its import path, or a callable object by its kind"
+    return "null" if hint is NoneType else str(hint) if get_args(hint) else hint.__name__
 
 
 def _nearest(name: Any, known: Iterable[str]) -> str:

@@ -18,9 +18,8 @@ from experiments.config import ConfigError, Setting
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
 from psec_jax import agents, storage
-from psec_jax.composition.levels import check_level
 from psec_jax.errors import BrokenFile
-from psec_jax.evaluation import trace_weights
+from psec_jax.evaluation import Evaluation, trace_weights
 from psec_jax.training.processes import leads, meet
 from psec_jax.training.seeds import for_each_seed, named_key
 
@@ -67,7 +66,7 @@ def check(config: Setting, methods: Mapping[str, Method], columns: Iterable[str]
         level = methods[name].level
         if level is not None:
             try:
-                check_level(level, (policy,))
+                config.levels[level].check((policy,))
             except ValueError as error:
                 raise ConfigError(f"method {name}: {error}") from None
 
@@ -230,18 +229,16 @@ class Run:
             for metric, each in self.measurements(evaluations).items():
                 self.record(each, task=task, method=name, step=step, metric=metric)
 
-    def evaluate(
-        self, agents: Sequence[Any], environment: str, name: str
-    ) -> list[psec.Evaluation]:
+    def evaluate(self, agents: Sequence[Any], environment: str, name: str) -> list[Evaluation]:
         """Each seed's agent, with the keys of the stage called ``name``."""
         vector, episodes = self.simulators.of(environment), self.config.evaluation.episodes
         return psec.evaluate(list(agents), vector, episodes=episodes, key=self.key(name))
 
-    def measurements(self, evaluations: list[psec.Evaluation]) -> dict[str, list[psec.Evaluation]]:
+    def measurements(self, evaluations: list[Evaluation]) -> dict[str, list[Evaluation]]:
         """Metric → what is recorded of each seed."""
         return {"return": evaluations}
 
-    def record(self, evaluations: Sequence[psec.Evaluation], **where: Any) -> None:
+    def record(self, evaluations: Sequence[Evaluation], **where: Any) -> None:
         """See ``Recorder.evaluation``."""
         for seed, evaluation in zip(self.seeds, evaluations, strict=True):
             self.recorder.evaluation(

@@ -21,7 +21,7 @@ from psec_jax.fingerprints import fingerprint
 from psec_jax.imports import class_at
 from psec_jax.settings import json_data
 
-FORMAT = 1
+FORMAT = 2
 AGENTS = ("Policy", "ComposedPolicy", "BestOf", "Critics")
 _KIND, _DESCRIPTION, _TENSORS = "psec-agent", "agent.json", "tensors.safetensors"
 _BELONGS = "tensors_checksum"
@@ -118,9 +118,30 @@ def _facts(path: Path) -> dict[str, Any]:
         raise BrokenFile(
             f"{path} is of format {found}, and this version reads {FORMAT}: upgrade psec-jax"
         )
-    if facts.get("kind") != _KIND or found != FORMAT or not facts.keys() >= _NEEDED:
+    if facts.get("kind") != _KIND or found not in (1, FORMAT) or not facts.keys() >= _NEEDED:
         raise BrokenFile(f"{path / _DESCRIPTION} does not describe an agent")
+    if found == 1:
+        facts = facts | {"format": FORMAT, "agent": _with_level_objects(facts["agent"])}
     return facts
+
+
+def _with_level_objects(node: Any) -> Any:
+    """What format 1 described: there a level was a name, and ``base_enters`` stood beside it."""
+    if isinstance(node, list):
+        return [_with_level_objects(part) for part in node]
+    if not isinstance(node, dict):
+        return node
+    node = {name: _with_level_objects(part) for name, part in node.items()}
+    fields = node.get("fields")
+    if node.get("class") == "ComposedPolicy" and isinstance(fields, dict):
+        entering = {"base_enters": fields.pop("base_enters", True)}
+        levels = {
+            "parameter": {"class": "ParameterLevel", "fields": {}},
+            "noise": {"class": "NoiseLevel", "fields": entering},
+            "action": {"class": "ActionLevel", "fields": entering},
+        }
+        fields["level"] = levels.get(str(fields.get("level")))
+    return node
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

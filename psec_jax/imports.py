@@ -32,6 +32,9 @@ OURS = {
     "BestOf": "psec_jax.policies",
     "Statistics": "psec_jax.policies",
     "ComposedPolicy": "psec_jax.composition.agent",
+    "ParameterLevel": "psec_jax.composition.levels",
+    "NoiseLevel": "psec_jax.composition.levels",
+    "ActionLevel": "psec_jax.composition.levels",
     "Bank": "psec_jax.skills.bank",
     "LowRank": "psec_jax.skills.deltas",
     "Full": "psec_jax.skills.deltas",
@@ -46,6 +49,7 @@ OURS = {
     "GaussianActor": "psec_jax.networks.actor",
     "ContextNetwork": "psec_jax.networks.context",
     "ConstantWeights": "psec_jax.networks.context",
+    "ByLayer": "psec_jax.networks.context",
     "Critic": "psec_jax.networks.critic",
 }
 # Where jax's functions stand for everyone; they are defined in modules that come and go.

@@ -22,6 +22,7 @@ from psec_jax.settings import check_plain, integer_of, plain_settings, setting_n
 from psec_jax.skills.bank import Bank
 from psec_jax.skills.injection import inject, merge
 from psec_jax.skills.layers import dense_layers
+from psec_jax.skills.weights import Weights, samples
 
 __all__ = [
     "BestOf",
@@ -102,16 +103,17 @@ class Policy:
         self,
         key: jax.Array,
         observations: Float[Array, "batch observation"],
-        weights: Array | None = None,
+        weights: Weights = None,
     ) -> Float[Array, "batch action"]:
         """Actions for a batch of observations, in one compiled call.
 
-        ``weights`` mixes the bank's skills: (k,) or (batch, k); None is weight 1 for each.
+        ``weights`` mixes the bank's skills: (k,) or (batch, k), or by layer
+        (``skills.weights``); None is weight 1 for each.
         """
         return act(self, key, observations, weights)
 
     def predict(
-        self, weights: Array | None = None, dropout: jax.Array | None = None
+        self, weights: Weights = None, dropout: jax.Array | None = None
     ) -> Callable[..., Array]:
         """The network as a function of its inputs, with the bank mixed in by ``weights``.
 
@@ -130,7 +132,7 @@ class Policy:
         self,
         batch: dict[str, Array],
         key: jax.Array,
-        weights: Array | None = None,
+        weights: Weights = None,
         dropout: jax.Array | None = None,
     ) -> Float[Array, "batch"]:
         """The backbone's imitation loss of each sample in ``batch``: observations, actions."""
@@ -138,7 +140,7 @@ class Policy:
         predict = self.predict(weights, dropout)
         return self.backbone.loss(predict, observations, batch["actions"], key)
 
-    def sample(self, key: jax.Array, observations: Array, weights: Array | None = None) -> Array:
+    def sample(self, key: jax.Array, observations: Array, weights: Weights = None) -> Array:
         """``act`` without the edge check and compilation, for use inside other functions."""
         normalized = self.statistics.normalize(observations)
         return self.backbone.sample(self.predict(weights), key, normalized)
@@ -162,8 +164,9 @@ class Policy:
                 )
         return dataclasses.replace(self, bank=bank)
 
-    def merged(self, weights: Array | None = None) -> "Policy":
-        """A policy without a bank whose kernels include it at fixed ``weights`` (k,)."""
+    def merged(self, weights: Weights = None) -> "Policy":
+        """A policy without a bank whose kernels include it at fixed ``weights``: (k,), or path →
+        (k, m) by layer."""
         if self.bank is None:
             raise ValueError("this policy carries no skills to merge")
         return dataclasses.replace(self, params=merge(self.params, self.bank, weights), bank=None)
@@ -201,14 +204,14 @@ class BestOf:
         """The skills of a composed policy."""
         return self.policy.names
 
-    def weights(self, observations: Array) -> Array:
+    def weights(self, observations: Array) -> Weights:
         """α(s) of a composed policy."""
         return self.policy.weights(observations)
 
-    def act(self, key: jax.Array, observations: Array, weights: Array | None = None) -> Array:
+    def act(self, key: jax.Array, observations: Array, weights: Weights = None) -> Array:
         return act(self, key, observations, weights)
 
-    def sample(self, key: jax.Array, observations: Array, weights: Array | None = None) -> Array:
+    def sample(self, key: jax.Array, observations: Array, weights: Weights = None) -> Array:
         keys = jax.random.split(key, self.candidates)
         actions = jax.vmap(lambda k: self.policy.sample(k, observations, weights))(keys)
         scores = jax.vmap(self.scorer, (None, 0))(observations, actions)
@@ -221,13 +224,13 @@ class BestOf:
 
 
 def act(
-    policy: Any, key: jax.Array, observations: Array, weights: Array | None = None
+    policy: Any, key: jax.Array, observations: Array, weights: Weights = None
 ) -> Float[Array, "batch action"]:
     """``policy.sample`` compiled, behind a check of the shapes that enter.
 
     Serves every kind of policy here: anything with ``sample`` and ``observation_size`` that is a
     pytree. Raises ``ValueError`` unless ``observations`` is (batch, observation_size) and
-    ``weights``, where given, is (k,) or (batch, k).
+    ``weights``, where they are by sample, are for as many samples.
     """
     shape = np.shape(observations)
     if len(shape) != 2 or shape[1] != policy.observation_size:
@@ -235,10 +238,12 @@ def act(
             f"observations of shape {shape} do not fit a policy of {policy.observation_size} "
             f"observation dimensions; expected (batch, {policy.observation_size})"
         )
-    if np.ndim(weights) == 2 and len(weights) != shape[0]:
+    if (size := samples(weights)) not in (None, shape[0]):
         raise ValueError(
-            f"weights for {len(weights)} samples do not fit a batch of {shape[0]} observations"
+            f"weights for {size} samples do not fit a batch of {shape[0]} observations"
         )
+    if callable(weights) and jax.tree_util.all_leaves([weights]):
+        weights = jax.tree_util.Partial(weights)
     return _act(policy, key, observations, weights)
 
 

@@ -34,7 +34,6 @@ from psec_jax.learners import (
 )
 from psec_jax.learners.guidance import Guidance
 from psec_jax.learners.optimizer import Optimizer, Transformation, optimizer_of
-from psec_jax.networks import ConstantWeights
 from psec_jax.policies import Policy, Statistics
 from psec_jax.skills.bank import Adapter, Skill
 from psec_jax.training import Training, fit
@@ -187,10 +186,9 @@ def compose(
         _check_sizes(composed, data)
         learner = ContextLearner(
             composed,
-            _for_weights(composed.context, training),
+            _for_weights(composed, training),
             composer.anchor,
             composer.anchor_strength,
-            composer.through_sampler,
         )
         if composer.weigh is None:
             return learner, data, fit_key
@@ -256,9 +254,9 @@ def _optimizer(training: Training, default: Optimizer = OPTIMIZER) -> Optimizer 
     return optimizer_of(given, default.ema_rate).over(training.steps)
 
 
-def _for_weights(network: nn.Module, training: Training) -> Optimizer | Transformation:
+def _for_weights(composed: ComposedPolicy, training: Training) -> Optimizer | Transformation:
     """Warns where constants could not get from 0 to 1, so that they would stay untrained."""
-    if not isinstance(network, ConstantWeights):
+    if not composed.has_fixed_weights:
         return _optimizer(training)
     optimizer = _optimizer(training, CONSTANTS)
     if optimizer.reach < 1:

@@ -9,8 +9,12 @@ usage: scripts/test.sh [PYTEST OPTION ...]
 
 Makes .venv where it is missing, installs psec-jax with pinned versions, and runs the tests.
 
+--fast runs only the fast tier: the laws of skills, composition, learners, training and policies,
+without simulators, other programs and whole runs; under two minutes on two cores.
+
 The tests' files are shared out over the cores. Options go to pytest, for example
   scripts/test.sh tests/skills      one folder
+  scripts/test.sh --fast -x         the fast tier, stopping at the first failure
   scripts/test.sh -k library -x     by name, stopping at the first failure
   scripts/test.sh -n 0 --pdb        one after another, with a debugger
 
@@ -20,4 +24,5 @@ EOF
 fi
 
 . scripts/install.sh
-exec .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile "$@"
+exec .venv/bin/python -m pytest \
+  -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder "$@"

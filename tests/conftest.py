@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 # Most of the tests' time is compiling tiny programs, which is thrice as fast without optimizing
 # them; JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the programs as users run them.
@@ -37,6 +38,37 @@ from psec_jax.networks import Denoiser, GaussianActor
 from psec_jax.policies import fingerprint
 
 OBSERVATION, ACTION, BATCH = 5, 2, 4
+
+HERE = Path(__file__).parent
+# The fast tier: the core's laws that no test marked slow states. All tests elsewhere are slow.
+CORE = {
+    "composition",
+    "learners",
+    "skills",
+    "training",
+    "test_backbones.py",
+    "test_diffusion.py",
+    "test_policies.py",
+}
+# Whole runs: begun first, as a long file that begins last keeps one core waiting.
+LONG = {"experiments", "scripts"}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fast", action="store_true", help="only the core's laws")
+
+
+def pytest_collection_modifyitems(config, items):
+    places = {item: item.path.relative_to(HERE).parts[0] for item in items}
+    items.sort(key=lambda item: places[item] not in LONG)
+    for item, place in places.items():
+        if place not in CORE:
+            item.add_marker("slow")
+    if config.getoption("fast"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
 
 settings.register_profile(
     "quick",

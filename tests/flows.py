@@ -78,3 +78,41 @@ class Mixer(nn.Module):
     @nn.compact
     def __call__(self, observations):
         return nn.softmax(nn.Dense(self.skills)(observations))
+
+
+class Routed(nn.Module):
+    """A source of weights of one's own, which asks each layer of what it sees."""
+
+    skills: int
+
+    @nn.compact
+    def __call__(self, observations):
+        scales = self.param("scales", nn.initializers.normal(), (self.skills,))
+        return jax.tree_util.Partial(routed, scales)
+
+
+def routed(scales, path, x):
+    return nn.softmax(x.mean(axis=-1, keepdims=True) * scales)[..., None]
+
+
+@dataclass(frozen=True)
+class Switching:
+    """A level of one's own: near the action of the skill of the largest weight."""
+
+    sharpness: float = 1.0
+    nearness: Callable = bent
+
+    mixes_policies = True
+
+    def check(self, policies):
+        if any(policy.action_size != policies[0].action_size for policy in policies):
+            raise ValueError("Switching needs actions of one size")
+
+    def loss(self, mixture, batch, key, weights):
+        actions = self.sample(mixture, key, batch["observations"], weights)
+        return self.nearness(jnp.square(actions - batch["actions"]).sum(axis=-1))
+
+    def sample(self, mixture, key, observations, weights):
+        actions = jnp.stack([part.sample(key, observations) for part in mixture.parts], axis=1)
+        shares = nn.softmax(self.sharpness * jnp.broadcast_to(weights, actions.shape[:2]))
+        return jnp.einsum("bk,bka->ba", shares, actions)

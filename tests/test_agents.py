@@ -18,20 +18,21 @@ import pytest
 from flax import linen as nn
 
 import psec_jax as psec
-from psec_jax import BestOf, ComposedPolicy, Critics, Policy, agents, storage
+from psec_jax import BestOf, Policy, agents, storage
+from psec_jax.composition import ComposedPolicy, NoiseLevel
 from psec_jax.descriptions import build
 from psec_jax.errors import BaseMismatch, BrokenFile, NotImported
-from psec_jax.learners import FeasibleFirst
+from psec_jax.learners import Critics, FeasibleFirst
 from psec_jax.networks import ContextNetwork, Critic
 
 KEY = jax.random.key(7)
 TESTS = Path(__file__).parent
 
 
-def composed(policy, level, context=None, **options):
+def composed(policy, level, context=None):
     """With weights that do depend on the state."""
     context = ContextNetwork(policy.bank.size, hidden=(4,)) if context is None else context
-    made = ComposedPolicy.create(policy, context, level, KEY, **options)
+    made = ComposedPolicy.create(policy, context, level, KEY)
     params = jax.tree.map(lambda leaf: leaf + 0.1, made.context_params)
     return made.with_context(params)
 
@@ -59,7 +60,7 @@ def kinds(diffusion, gaussian, statistics, make_bank):
         "policy": diffusion,
         "policy with a bank": banked,
         "parameter level": composed(banked, "parameter"),
-        "noise level without π₀": composed(banked, "noise", base_enters=False),
+        "noise level without π₀": composed(banked, NoiseLevel(base_enters=False)),
         "fixed weights at the action level": fixed,
         "best of": BestOf(gaussian, plain, 3),
         "best of a mixture, feasible first": BestOf(weighed, FeasibleFirst(normed, plain), 2),
@@ -132,9 +133,10 @@ backbone = psec.DiffusionBackbone(2, Denoiser(8, 1, time_features=4, time_hidden
 statistics = psec.Statistics.of(observations)
 base = psec.Policy.create(backbone, statistics, jax.random.key(0))
 skill = psec.Skill(psec.Adapter(rank=2).fresh(jax.random.key(1), base.dense_layers()),
-                   psec.Adapter(rank=2), psec.fingerprint(base))
+                   psec.Adapter(rank=2), psec.policies.fingerprint(base))
 policy = base.with_bank(psec.Bank.of({"a": skill}))
-agent = psec.ComposedPolicy.create(policy, ContextNetwork(1, (4,)), "parameter", jax.random.key(2))
+context, key = ContextNetwork(1, (4,)), jax.random.key(2)
+agent = psec.composition.ComposedPolicy.create(policy, context, "parameter", key)
 for path, one in zip(sys.argv[2:], (policy, agent), strict=True):
     one.save(path)
     print(hashlib.sha256(behavior(one, observations)).hexdigest())
@@ -384,14 +386,14 @@ def test_a_policy_that_is_not_the_one_that_was_saved_is_refused_with_both_hashes
     node = storage.read_json(saved / "agent.json")["agent"]
     node["fields"]["policy"]["fields"]["backbone"]["fields"]["deterministic"] = False
     edited(saved, agent=node)
-    own = psec.fingerprint(kinds["best of"].policy)
+    own = psec.policies.fingerprint(kinds["best of"].policy)
     with pytest.raises(BaseMismatch, match=own):
         psec.load(saved)
 
 
 def test_a_later_format_is_refused(saved):
-    edited(saved, format=2)
-    with pytest.raises(BrokenFile, match="of format 2, and this version reads 1: upgrade psec-j"):
+    edited(saved, format=3)
+    with pytest.raises(BrokenFile, match="of format 3, and this version reads 2: upgrade psec-j"):
         psec.load(saved)
 
 

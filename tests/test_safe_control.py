@@ -70,8 +70,8 @@ def found(data, tmp_path_factory) -> dict[str, tuple[float, float]]:
     library = psec.SkillLibrary.create(tmp_path_factory.mktemp("safe") / "library", base)
     for name, skill in skills.items():
         library.add(name, skill)
-    best = psec.safe_and_rewarding(data, cost_limit=1.0, return_quantile=0.7).data
-    safe = psec.safe_and_rewarding(data, cost_limit=1.0, return_quantile=0.0).data
+    best = psec.data.safe_and_rewarding(data, cost_limit=1.0, return_quantile=0.7).data
+    safe = psec.data.safe_and_rewarding(data, cost_limit=1.0, return_quantile=0.0).data
     agent = psec.compose(library, best, **taking(400))
 
     def choosing(policy):

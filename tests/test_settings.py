@@ -22,11 +22,11 @@ from psec_jax import (
     SkillLibrary,
     Statistics,
     Training,
-    fingerprint,
     learn_skill,
     pretrain,
 )
 from psec_jax.networks import Denoiser, GaussianActor
+from psec_jax.policies import fingerprint
 from psec_jax.settings import json_data
 
 KEY = jax.random.key(0)

@@ -2,6 +2,14 @@
 
 from psec_jax.composition.agent import ComposedPolicy
 from psec_jax.composition.composer import Composer
-from psec_jax.composition.levels import LEVELS
+from psec_jax.composition.levels import LEVELS, ActionLevel, Level, NoiseLevel, ParameterLevel
 
-__all__ = ["LEVELS", "ComposedPolicy", "Composer"]
+__all__ = [
+    "LEVELS",
+    "ActionLevel",
+    "ComposedPolicy",
+    "Composer",
+    "Level",
+    "NoiseLevel",
+    "ParameterLevel",
+]

@@ -1,7 +1,7 @@
 """A policy whose skills are mixed by weights that follow from the state."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from psec_jax import agents
-from psec_jax.composition.levels import LEVELS, check_level
-from psec_jax.networks import ConstantWeights
+from psec_jax.composition.levels import Level, level_of
+from psec_jax.networks import ByLayer, ConstantWeights
 from psec_jax.policies import Policy, act
+from psec_jax.skills.weights import Weights, check_shared, is_fixed
 
 
 @struct.dataclass
@@ -24,46 +25,35 @@ class ComposedPolicy:
 
     Weights are computed once for an observation and held through the denoising steps. ``base``
     carries the bank at the parameter level; at the others ``parts`` are the k policies that are
-    mixed with it, or without it where ``base_enters`` is False (see ``composition.levels``).
+    mixed with it (see ``composition.levels``).
     """
 
     base: Policy
     parts: tuple[Policy, ...]
     context_params: Any
     context: nn.Module = struct.field(pytree_node=False)
-    level: str = struct.field(pytree_node=False)
+    level: Level = struct.field(pytree_node=False)
     names: tuple[str, ...] = struct.field(pytree_node=False)
-    base_enters: bool = struct.field(pytree_node=False, default=True)
 
     @classmethod
     def create(
-        cls,
-        policy: Policy,
-        context: nn.Module,
-        level: str,
-        key: jax.Array,
-        base_enters: bool = True,
+        cls, policy: Policy, context: nn.Module, level: Level | str, key: jax.Array
     ) -> "ComposedPolicy":
-        """The bank of ``policy`` at any level, under a fresh context network.
+        """The bank of ``policy`` at any level, or its name, under a fresh context network.
 
-        At the noise and action levels each skill, merged into π₀, is one of the mixed policies.
-        Raises ``ValueError`` if the policy carries no bank, the level does not fit, or the
-        context network's width is not the bank's.
+        Where the level mixes policies, each skill, merged into π₀, is one of them. Raises
+        ``ValueError`` if the policy carries no bank, the level does not fit, or the weights that
+        the context gives do not.
         """
-        bank = policy.bank
+        level, bank = level_of(level), policy.bank
         if bank is None:
             raise ValueError("there is nothing to compose: the policy carries no bank of skills")
-        if level == "parameter":
-            if not base_enters:
-                raise ValueError(
-                    "at level 'parameter' π₀'s kernels always enter; base_enters=False is for "
-                    "levels 'noise' and 'action'"
-                )
-            return cls._start(policy, (), context, level, bank.names, key, True)
+        if not level.mixes_policies:
+            return cls._start(policy, (), context, level, bank.names, key)
         alone = np.eye(bank.size, dtype=np.float32)
         parts = tuple(policy.merged(weights) for weights in alone)
         base = dataclasses.replace(policy, bank=None)
-        return cls._start(base, parts, context, level, bank.names, key, base_enters)
+        return cls._start(base, parts, context, level, bank.names, key)
 
     @classmethod
     def of_policies(
@@ -71,41 +61,40 @@ class ComposedPolicy:
         base: Policy,
         parts: Sequence[Policy],
         context: nn.Module,
-        level: str,
+        level: Level | str,
         key: jax.Array,
         names: Sequence[str] | None = None,
-        base_enters: bool = True,
     ) -> "ComposedPolicy":
-        """Policies that share no parameters, mixed at the noise or action level.
+        """Policies that share no parameters, at a level that mixes policies.
 
         Each normalizes observations by its own statistics; weights follow from observations
         normalized by those of ``base``.
         """
-        if level == "parameter":
+        level = level_of(level)
+        if not level.mixes_policies:
             raise ValueError("separate policies share no kernels; use level 'noise' or 'action'")
         names = tuple(f"policy-{i}" for i in range(len(parts))) if names is None else tuple(names)
         if len(names) != len(parts):
             raise ValueError(f"{len(names)} names {list(names)} for {len(parts)} policies")
-        return cls._start(base, tuple(parts), context, level, names, key, base_enters)
+        return cls._start(base, tuple(parts), context, level, names, key)
 
     @classmethod
-    def _start(cls, base, parts, context, level, names, key, base_enters):
-        check_level(level, (base, *parts))
+    def _start(cls, base, parts, context, level, names, key):
+        level.check((base, *parts))
         sizes = {(p.observation_size, p.action_size) for p in (base, *parts)}
         if len(sizes) > 1:
             raise ValueError(
                 f"policies of different (observation, action) sizes cannot be mixed: "
                 f"{sorted(sizes)}"
             )
-        example = jnp.zeros((1, base.observation_size))
-        params = context.init(key, example).get("params", {})
-        composed = cls(base, parts, params, context, level, names, base_enters)
-        shape = jax.eval_shape(composed.weights, example).shape
-        if shape != (1, len(names)):
+        params = context.init(key, jnp.zeros((1, base.observation_size))).get("params", {})
+        composed = cls(base, parts, params, context, level, names)
+        try:
+            composed._check(composed._example_weights())
+        except ValueError as error:
             raise ValueError(
-                f"the context network gives weights of shape {shape} for one observation, but "
-                f"there are {len(names)} skill(s) to mix: {list(names)}"
-            )
+                f"the context {type(context).__name__} does not fit: {error}"
+            ) from None
         return composed
 
     @property
@@ -116,48 +105,71 @@ class ComposedPolicy:
     def action_size(self) -> int:
         return self.base.action_size
 
-    def weights(
-        self, observations: Float[Array, "batch observation"]
-    ) -> Float[Array, "batch skill"]:
-        """α(s) for raw observations."""
+    @property
+    def has_fixed_weights(self) -> bool:
+        """Whether the weights are the same in every state."""
+        return is_fixed(self._example_weights())
+
+    def weights(self, observations: Float[Array, "batch observation"]) -> Weights:
+        """α(s) for raw observations, as the context gives them: (batch, skill) from a context
+        network, without the batch axis where they are constant, by layer from ``ByLayer``."""
         normalized = self.base.statistics.normalize(observations)
         return self.context.apply({"params": self.context_params}, normalized)
 
     def act(
-        self, key: jax.Array, observations: Array, weights: Array | None = None
+        self, key: jax.Array, observations: Array, weights: Weights = None
     ) -> Float[Array, "batch action"]:
         """Actions for a batch of observations; given ``weights`` replace the context network's."""
         return act(self, key, observations, weights)
 
-    def sample(self, key: jax.Array, observations: Array, weights: Array | None = None) -> Array:
+    def sample(self, key: jax.Array, observations: Array, weights: Weights = None) -> Array:
         if weights is None:
             weights = self.weights(observations)
-        elif jnp.shape(weights)[-1:] != (len(self.names),):
-            raise ValueError(
-                f"weights of shape {jnp.shape(weights)} do not fit {len(self.names)} skill(s) "
-                f"{list(self.names)}; expected ({len(self.names)},) or "
-                f"(batch, {len(self.names)})"
-            )
-        return LEVELS[self.level].sample(self, key, observations, weights)
+        else:
+            self._check(weights)
+        return self.level.sample(self, key, observations, weights)
 
     def loss(self, batch: dict[str, Array], key: jax.Array) -> Float[Array, "batch"]:
         """The level's loss of each sample, as a function of the context parameters."""
         weights = self.weights(batch["observations"])
-        return LEVELS[self.level].loss(self, batch, key, weights)
+        return self.level.loss(self, batch, key, weights)
 
     def with_context(self, context_params: Any) -> "ComposedPolicy":
         return dataclasses.replace(self, context_params=context_params)
 
-    def with_fixed(self, weights: Array) -> "ComposedPolicy":
-        """The same mixture under given constant ``weights`` (k,)."""
-        if jnp.shape(weights) != (len(self.names),):
+    def with_fixed(self, weights: Array | Mapping[str, Array]) -> "ComposedPolicy":
+        """The same mixture under given constant ``weights``: (k,), or path → (k, m) by layer."""
+        self._check(weights)
+        if not is_fixed(weights):
             raise ValueError(
-                f"fixed weights must have shape ({len(self.names)},) for {list(self.names)}, not "
-                f"{jnp.shape(weights)}"
+                f"fixed weights must have shape ({len(self.names)},), or ({len(self.names)}, "
+                f"blocks) by layer, for {list(self.names)}; these vary by sample or layer input"
             )
-        params = {"weights": jnp.asarray(weights, jnp.float32)}
         context = ConstantWeights(len(self.names))
-        return dataclasses.replace(self, context=context, context_params=params)
+        if not isinstance(weights, Mapping):
+            params = {"weights": jnp.asarray(weights, jnp.float32)}
+            return dataclasses.replace(self, context=context, context_params=params)
+        by_layer = ByLayer.of(context, {path: np.shape(w)[-1] for path, w in weights.items()})
+        mixtures = jnp.concatenate([jnp.asarray(w, jnp.float32).T for w in weights.values()])
+        params = {"source": {"weights": mixtures}}
+        return dataclasses.replace(self, context=by_layer, context_params=params)
+
+    def _example_weights(self) -> Weights:
+        return self.weights(jnp.zeros((2, self.observation_size)))
+
+    def _check(self, weights: Weights) -> None:
+        """Raise ``ValueError`` unless ``weights`` are such that the level can mix by."""
+        if not self.level.mixes_policies:
+            self.base.bank.gains(weights)
+        elif callable(weights) or isinstance(weights, Mapping):
+            given = "a function" if callable(weights) else "by layer"
+            raise ValueError(
+                f"{type(self.level).__name__} mixes whole policies, which have no layers in "
+                f"common, and these weights are {given}; give ({len(self.names)},) or (batch, "
+                f"{len(self.names)}), or use level 'parameter'"
+            )
+        else:
+            check_shared(weights, self.names)
 
     def save(self, path: str | Path, /, **provenance: Any) -> None:
         """Store this mixture in a new folder ``path``, as ``psec_jax.agents.save`` does."""

@@ -9,6 +9,7 @@ import jax
 from flax import linen as nn
 
 from psec_jax.composition.agent import ComposedPolicy
+from psec_jax.composition.levels import Level
 from psec_jax.networks import ConstantWeights, ContextNetwork
 from psec_jax.policies import Policy
 from psec_jax.settings import plain_settings, python_number
@@ -26,16 +27,14 @@ class Composer:
     """``weights`` are ``context``, the paper's network of the state, ``constant``, or any module
     from normalized observations (batch, observation) to weights (batch, skill).
 
-    ``level`` is where skills are mixed, and ``base_enters`` whether π₀ enters the mixture at the
-    noise and action levels (``composition.levels``). ``through_sampler`` and ``anchor`` say what
-    the loss is (``learners.ContextLearner``). ``weigh`` weighs the samples by ``critics`` that
-    were learned before (``psec_jax.weights``).
+    ``level`` is where skills are mixed (``composition.levels``): ``parameter``, ``noise``,
+    ``action``, or a level with its parameters, such as ``NoiseLevel(base_enters=False)``.
+    ``anchor`` adds to the loss (``learners.ContextLearner``). ``weigh`` weighs the samples by
+    ``critics`` that were learned before (``psec_jax.weights``).
     """
 
     weights: nn.Module | str = "context"
-    level: str = "parameter"
-    base_enters: bool = True
-    through_sampler: bool = False
+    level: Level | str = "parameter"
     anchor: Sequence[float] | None = None
     anchor_strength: float = 1.0
     critics: Mapping[str, Any] | None = None
@@ -84,11 +83,10 @@ class Composer:
                 self.level,
                 key,
                 tuple(policies),
-                self.base_enters,
             )
         policy = _carrying(parts, skills)
         network = self._network(policy.bank.size)
-        return ComposedPolicy.create(policy, network, self.level, key, self.base_enters)
+        return ComposedPolicy.create(policy, network, self.level, key)
 
     def _network(self, skills: int) -> nn.Module:
         return WEIGHTS[self.weights](skills) if isinstance(self.weights, str) else self.weights

@@ -12,32 +12,173 @@ that skill as learned, and one context network fits all three. Where ``base_ente
 they are the published code's x = Σ_i w_i x_i, free and without π₀.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from psec_jax.policies import Policy
+from psec_jax.settings import plain_settings
+from psec_jax.skills.weights import Weights
 
 
 class Mixture(Protocol):
-    """What is mixed: π₀ (with its bank at the parameter level) and the other policies."""
+    """What is mixed: π₀ (with its bank where deltas are mixed) and the other policies."""
 
     base: Policy
     parts: tuple[Policy, ...]
-    base_enters: bool
+
+
+class Level(Protocol):
+    """Where skills are mixed, and by what loss weights are trained there: a frozen dataclass.
+
+    Where ``mixes_policies`` is True each skill, merged into π₀, is one of the mixture's ``parts``,
+    and weights are (k,) or (batch, k). Where it is False π₀ carries the bank, and they are
+    whatever ``skills.weights`` has.
+    """
+
+    mixes_policies: ClassVar[bool]
+
+    def check(self, policies: Sequence[Policy]) -> None:
+        """Raise ``ValueError`` if these, π₀ first, cannot be mixed at this level."""
+
+    def loss(
+        self, mixture: Mixture, batch: dict[str, Array], key: jax.Array, weights: Weights
+    ) -> Float[Array, "batch"]:
+        """What the weights are trained by, for each sample."""
+
+    def sample(
+        self, mixture: Mixture, key: jax.Array, observations: Array, weights: Weights
+    ) -> Float[Array, "batch action"]:
+        """Actions of the mixture in raw observations."""
 
 
 @dataclass(frozen=True)
-class Level:
-    """``loss(mixture, batch, key, weights) -> (batch,)`` trains the weights;
-    ``sample(mixture, key, observations, weights) -> (batch, action)`` acts with them."""
+class ParameterLevel:
+    """The bank's deltas are mixed within π₀'s network (PSEC)."""
 
-    loss: Callable[[Mixture, dict[str, Array], jax.Array, Array], Array]
-    sample: Callable[[Mixture, jax.Array, Array, Array], Array]
+    mixes_policies: ClassVar[bool] = False
+
+    def check(self, policies: Sequence[Policy]) -> None:
+        pass
+
+    def loss(self, mixture, batch, key, weights):
+        return mixture.base.loss(batch, key, weights)
+
+    def sample(self, mixture, key, observations, weights):
+        return mixture.base.sample(key, observations, weights)
+
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """What the policies' networks predict is mixed at each step of sampling (NSEC).
+
+    ``trained_by`` ``denoising`` is the backbone's loss of the mixed prediction; ``actions`` is
+    ‖a − a*‖² of the actions that the mixture samples, as in the published code.
+    """
+
+    base_enters: bool = True
+    trained_by: Literal["denoising", "actions"] = "denoising"
+
+    mixes_policies: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if self.trained_by not in ("denoising", "actions"):
+            raise ValueError(
+                f"trained_by {self.trained_by!r} is unknown; use 'denoising' or 'actions'"
+            )
+
+    def check(self, policies: Sequence[Policy]) -> None:
+        processes = [getattr(policy.backbone, "noise_process", None) for policy in policies]
+        if None in processes:
+            kind = type(policies[processes.index(None)].backbone).__name__
+            raise ValueError(
+                "level 'noise' mixes noise predictions, which only a diffusion backbone makes; "
+                f"use 'parameter' or 'action', or give {kind} a noise_process "
+                "(psec_jax.backbones) if what its network predicts can be mixed"
+            )
+        if any(process != processes[0] for process in processes):
+            raise ValueError(
+                "level 'noise' needs one noise schedule, but the policies have "
+                f"{sorted(set(map(str, processes)))}"
+            )
+
+    def loss(self, mixture, batch, key, weights):
+        observations, actions = batch["observations"], batch["actions"]
+        if self.trained_by == "actions":
+            return squared_error(self.sample(mixture, key, observations, weights), batch)
+        predict = self._predict(mixture, observations, weights)
+        return mixture.base.backbone.loss(predict, observations, actions, key)
+
+    def sample(self, mixture, key, observations, weights):
+        predict = self._predict(mixture, observations, weights)
+        return mixture.base.backbone.sample(predict, key, observations)
+
+    def _predict(self, mixture, raw_observations, weights):
+        def denoise(policy: Policy, noisy: tuple[Array, ...]) -> Array:
+            return policy.predict()(*noisy, policy.statistics.normalize(raw_observations))
+
+        def predict(*inputs: Array) -> Array:
+            def of(_, policy):
+                return denoise(policy, inputs[:-1])
+
+            return _mixed(mixture, of, weights, self.base_enters)
+
+        return predict
+
+
+@dataclass(frozen=True)
+class ActionLevel:
+    """The policies' actions are mixed (ASEC); the weights are trained by ‖a − a*‖²."""
+
+    base_enters: bool = True
+
+    mixes_policies: ClassVar[bool] = True
+
+    def check(self, policies: Sequence[Policy]) -> None:
+        pass
+
+    def loss(self, mixture, batch, key, weights):
+        return squared_error(self.sample(mixture, key, batch["observations"], weights), batch)
+
+    def sample(self, mixture, key, observations, weights):
+        keys = jax.random.split(key, len(mixture.parts) + 1)
+
+        def of(index, policy):
+            return policy.sample(keys[index], observations)
+
+        return _mixed(mixture, of, weights, self.base_enters)
+
+
+LEVELS: dict[str, Level] = {
+    "parameter": ParameterLevel(),
+    "noise": NoiseLevel(),
+    "action": ActionLevel(),
+}
+
+
+def level_of(level: Level | str) -> Level:
+    """A level by its name, or as it is; raises ``ValueError`` for an unknown name and
+    ``TypeError`` for what is no level, naming what it lacks."""
+    if isinstance(level, str):
+        if level not in LEVELS:
+            raise ValueError(f"level {level!r} is unknown; expected one of {list(LEVELS)}")
+        return LEVELS[level]
+    kind, needed = type(level).__name__, ("mixes_policies", "check", "loss", "sample")
+    if lacking := [name for name in needed if not hasattr(level, name)]:
+        raise TypeError(
+            f"{kind} is no level: it lacks {lacking}; a level has {needed}, or is one of the "
+            f"names {list(LEVELS)}"
+        )
+    if not is_dataclass(level) or not type(level).__dataclass_params__.frozen:
+        raise TypeError(
+            f"the level {kind} must be a frozen dataclass, so that it can be compiled into "
+            "programs and stored; decorate it with @dataclass(frozen=True)"
+        )
+    return plain_settings(level)
 
 
 def blend(
@@ -50,80 +191,15 @@ def blend(
     return base + jnp.einsum("bk,kbd->bd", weights, parts - base)
 
 
-def _mixed(mixture: Mixture, of: Callable[[int, Policy], Array], weights: Array) -> Array:
-    """``of(0, π₀)`` and ``of(i, part i)``, mixed; π₀ is not asked where it does not enter."""
-    parts = jnp.stack([of(index, part) for index, part in enumerate(mixture.parts, start=1)])
-    base = of(0, mixture.base) if mixture.base_enters else jnp.zeros_like(parts[0])
-    return blend(base, parts, weights)
-
-
 def squared_error(actions: Array, batch: dict[str, Array]) -> Float[Array, "batch"]:
     """‖a − a*‖² of each sample, with the actions a* of the data."""
     return jnp.sum(jnp.square(actions - batch["actions"]), axis=-1)
 
 
-def _parameter_loss(mixture, batch, key, weights):
-    return mixture.base.loss(batch, key, weights)
-
-
-def _parameter_sample(mixture, key, observations, weights):
-    return mixture.base.sample(key, observations, weights)
-
-
-def _blended_noise(mixture, raw_observations, weights):
-    def denoise(policy: Policy, noisy: tuple[Array, ...]) -> Array:
-        return policy.predict()(*noisy, policy.statistics.normalize(raw_observations))
-
-    def predict(*inputs: Array) -> Array:
-        return _mixed(mixture, lambda _, policy: denoise(policy, inputs[:-1]), weights)
-
-    return predict
-
-
-def _noise_loss(mixture, batch, key, weights):
-    observations = batch["observations"]
-    predict = _blended_noise(mixture, observations, weights)
-    return mixture.base.backbone.loss(predict, observations, batch["actions"], key)
-
-
-def _noise_sample(mixture, key, observations, weights):
-    predict = _blended_noise(mixture, observations, weights)
-    return mixture.base.backbone.sample(predict, key, observations)
-
-
-def _action_sample(mixture, key, observations, weights):
-    keys = jax.random.split(key, len(mixture.parts) + 1)
-    return _mixed(mixture, lambda i, policy: policy.sample(keys[i], observations), weights)
-
-
-def _action_loss(mixture, batch, key, weights):
-    sampled = _action_sample(mixture, key, batch["observations"], weights)
-    return squared_error(sampled, batch)
-
-
-LEVELS = {
-    "parameter": Level(_parameter_loss, _parameter_sample),
-    "noise": Level(_noise_loss, _noise_sample),
-    "action": Level(_action_loss, _action_sample),
-}
-
-
-def check_level(level: str, policies: tuple[Policy, ...]) -> None:
-    """Raise ``ValueError`` for an unknown level, or one that ``policies`` cannot be mixed at."""
-    if level not in LEVELS:
-        raise ValueError(f"level {level!r} is unknown; expected one of {list(LEVELS)}")
-    if level != "noise":
-        return
-    processes = [getattr(policy.backbone, "noise_process", None) for policy in policies]
-    if None in processes:
-        kind = type(policies[processes.index(None)].backbone).__name__
-        raise ValueError(
-            "level 'noise' mixes noise predictions, which only a diffusion backbone makes; use "
-            f"'parameter' or 'action', or give {kind} a noise_process (psec_jax.backbones) if "
-            "what its network predicts can be mixed"
-        )
-    if any(process != processes[0] for process in processes):
-        raise ValueError(
-            "level 'noise' needs one noise schedule, but the policies have "
-            f"{sorted(set(map(str, processes)))}"
-        )
+def _mixed(
+    mixture: Any, of: Callable[[int, Policy], Array], weights: Array, base_enters: bool
+) -> Array:
+    """``of(0, π₀)`` and ``of(i, part i)``, mixed; π₀ is not asked where it does not enter."""
+    parts = jnp.stack([of(index, part) for index, part in enumerate(mixture.parts, start=1)])
+    base = of(0, mixture.base) if base_enters else jnp.zeros_like(parts[0])
+    return blend(base, parts, weights)

@@ -16,6 +16,7 @@ from psec_jax import envs
 from psec_jax.envs import Environment
 from psec_jax.evaluation.rollout import Step, rollout
 from psec_jax.settings import integer_of
+from psec_jax.skills.weights import per_skill
 from psec_jax.training.seeds import for_each_seed, groups, seed_count, shapes, stacked
 
 
@@ -154,7 +155,8 @@ def trace_weights(
     picture_every: int = 0,
     max_steps: int = 100_000,
 ) -> Trace:
-    """α(s), reward and cost at each step of one episode of a composed policy.
+    """α(s), reward and cost at each step of one episode of a composed policy; of weights by layer
+    the mean.
 
     ``environment`` and ``max_steps`` are those of ``evaluate``. A picture is taken after each so
     many steps in environments that can be rendered; raises ``ValueError`` where rendering gives
@@ -162,11 +164,10 @@ def trace_weights(
     """
     with _opened(environment, 1) as vector:
         check_fit(policy, vector, environment)
-        weigh = jax.jit(type(policy).weights)
         steps, pictures = [], []
         episode = _limited(_episodes([policy], vector, 1, 1, [key]), max_steps, environment)
         for index, step in enumerate(episode):
-            weights = np.asarray(weigh(policy, step.observations))[0]
+            weights = np.atleast_2d(_weights(policy, step.observations))[0]
             steps.append((weights, step.rewards[0], step.costs[0]))
             if picture_every and index % picture_every == 0:
                 pictures.append((index, _picture(vector, environment)))
@@ -260,6 +261,11 @@ def _episodes(policies, vector, copies, count, keys):
         return actions
 
     return rollout(vector, act, seeds)
+
+
+@jax.jit
+def _weights(policy, observations):
+    return per_skill(policy.weights(observations))
 
 
 @jax.jit

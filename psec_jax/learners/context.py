@@ -8,9 +8,9 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from psec_jax.composition import ComposedPolicy
-from psec_jax.composition.levels import squared_error
 from psec_jax.learners.critics import Critics
 from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend, mean_loss
+from psec_jax.skills.weights import per_skill
 
 
 @struct.dataclass
@@ -18,17 +18,14 @@ class ContextLearner:
     """Trains ``composed``'s context parameters by the loss of its level; all else is frozen.
 
     With a ``ConstantWeights`` context it tunes fixed weights instead. ``anchor`` holds each
-    skill's mean weight over a batch near a given value: it adds ``anchor_strength`` times the sum
-    of their squared distances to the loss. With ``through_sampler`` the loss is ‖a − a*‖² of the
-    actions that the composed policy samples, at whatever level, as the published code has it for
-    noise predictions.
+    skill's mean weight over a batch (and over layers and blocks) near a given value: it adds
+    ``anchor_strength`` times the sum of their squared distances to the loss.
     """
 
     composed: ComposedPolicy
     optimizer: AnyOptimizer = struct.field(pytree_node=False)
     anchor: tuple[float, ...] | None = struct.field(pytree_node=False, default=None)
     anchor_strength: float = struct.field(pytree_node=False, default=1.0)
-    through_sampler: bool = struct.field(pytree_node=False, default=False)
 
     def __post_init__(self):
         if self.anchor is not None and len(self.anchor) != len(self.composed.names):
@@ -58,23 +55,16 @@ class ContextLearner:
 
         def loss(params):
             composed = self.composed.with_context(params)
-            return mean_loss(self._losses(composed, batch, key), batch) + self._distance(
-                composed, batch
-            )
+            loss = mean_loss(composed.loss(batch, key), batch)
+            return loss + self._distance(composed, batch)
 
         return descend(loss, state, self.optimizer)
-
-    def _losses(
-        self, composed: ComposedPolicy, batch: dict[str, Array], key: jax.Array
-    ) -> Float[Array, "batch"]:
-        if not self.through_sampler:
-            return composed.loss(batch, key)
-        return squared_error(composed.sample(key, batch["observations"]), batch)
 
     def _distance(self, composed: ComposedPolicy, batch: dict[str, Array]) -> Float[Array, ""]:
         if self.anchor is None:
             return jnp.zeros(())
-        means = composed.weights(batch["observations"]).mean(axis=0)
+        weights = per_skill(composed.weights(batch["observations"]))
+        means = jnp.atleast_2d(weights).mean(axis=0)
         return self.anchor_strength * jnp.sum(jnp.square(means - jnp.asarray(self.anchor)))
 
     def result(self, state: TrainState) -> ComposedPolicy:

@@ -14,7 +14,7 @@ from psec_jax.backbones import GaussianBackbone
 from psec_jax.learners.actors import Batch, Trained
 from psec_jax.learners.critics import Critics, q_ensemble
 from psec_jax.learners.objectives import Objective, Return, static
-from psec_jax.learners.optimizer import Optimizer, TrainState, descend
+from psec_jax.learners.optimizer import AnyOptimizer, Optimizer, TrainState, descend, optimizer_of
 from psec_jax.networks import Critic
 from psec_jax.policies import Policy
 from psec_jax.settings import integer_of, python_number
@@ -49,14 +49,17 @@ class CQL:
     samples: int = static(10)
     entropy_backup: bool = static(False)
     target_entropy: float | None = static(None)
-    actor_optimizer: Optimizer = static(ACTOR_ADAM)
-    critic_optimizer: Optimizer = static(CRITIC_ADAM)
+    actor_optimizer: AnyOptimizer = static(ACTOR_ADAM)
+    critic_optimizer: AnyOptimizer = static(CRITIC_ADAM)
     network: Critic = static(Critic((256, 256, 256)))
     ensemble: int = static(2)
 
     name = "cql"
 
     def __post_init__(self):
+        for name in ("actor_optimizer", "critic_optimizer"):
+            optimizer = optimizer_of(getattr(self, name), CRITIC_ADAM.ema_rate)
+            object.__setattr__(self, name, optimizer)
         object.__setattr__(self, "alpha", python_number(self.alpha))
         if not self.alpha >= 0:
             raise ValueError(f"alpha must be at least 0, not {self.alpha!r}")

@@ -10,10 +10,13 @@ from jaxtyping import Array, Float
 
 from psec_jax import agents
 from psec_jax.learners.objectives import Objective
-from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend
+from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend, optimizer_of
 from psec_jax.networks import Critic
 from psec_jax.policies import Statistics
 from psec_jax.settings import python_number
+
+# The target networks', where an optimizer has none of its own.
+TARGET_RATE = 0.005
 
 Observations = Float[Array, "batch observation"]
 Actions = Float[Array, "batch action"]
@@ -141,6 +144,7 @@ class CriticLearner:
     name = "critics"
 
     def __post_init__(self):
+        object.__setattr__(self, "optimizer", optimizer_of(self.optimizer, TARGET_RATE))
         object.__setattr__(self, "expectile", python_number(self.expectile))
         if not 0 < self.expectile < 1:
             raise ValueError(f"expectile must be in (0, 1), not {self.expectile!r}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.learners.actors import ActorLoss
-from psec_jax.learners.critics import CriticLearner
+from psec_jax.learners.critics import TARGET_RATE, CriticLearner
 from psec_jax.learners.objectives import Objective, Return
 from psec_jax.learners.optimizer import AnyOptimizer, Optimizer, optimizer_of
 from psec_jax.learners.weights import AdvantageWeights, Weigh
@@ -14,7 +14,7 @@ from psec_jax.policies import Statistics
 from psec_jax.settings import python_number
 from psec_jax.storage import check_name
 
-OPTIMIZER = Optimizer(weight_decay=0.0, ema_rate=0.005)
+OPTIMIZER = Optimizer(weight_decay=0.0, ema_rate=TARGET_RATE)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Guidance:
     optimizer: AnyOptimizer = OPTIMIZER
 
     def __post_init__(self):
-        object.__setattr__(self, "optimizer", optimizer_of(self.optimizer, OPTIMIZER.ema_rate))
+        object.__setattr__(self, "optimizer", optimizer_of(self.optimizer, TARGET_RATE))
         object.__setattr__(self, "expectile", python_number(self.expectile))
         if self.objectives is not None and not self.objectives:
             raise ValueError("objectives need at least one entry, such as {'return': Return()}")

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from psec_jax.learners.actors import Batch, Trained
 from psec_jax.learners.critics import Critics, q_ensemble
 from psec_jax.learners.objectives import Objective, Return, static
-from psec_jax.learners.optimizer import Optimizer, TrainState, descend
+from psec_jax.learners.optimizer import AnyOptimizer, Optimizer, TrainState, descend, optimizer_of
 from psec_jax.networks import Critic
 from psec_jax.settings import integer_of, python_number
 
@@ -45,14 +45,17 @@ class TD3BC:
     policy_noise: float = static(0.2)
     noise_clip: float = static(0.5)
     policy_every: int = static(2)
-    actor_optimizer: Optimizer = static(ADAM)
-    critic_optimizer: Optimizer = static(ADAM)
+    actor_optimizer: AnyOptimizer = static(ADAM)
+    critic_optimizer: AnyOptimizer = static(ADAM)
     network: Critic = static(Critic())
     ensemble: int = static(2)
 
     name = "td3bc"
 
     def __post_init__(self):
+        for name in ("actor_optimizer", "critic_optimizer"):
+            optimizer = optimizer_of(getattr(self, name), ADAM.ema_rate)
+            object.__setattr__(self, name, optimizer)
         for name in ("alpha", "policy_noise", "noise_clip"):
             object.__setattr__(self, name, python_number(getattr(self, name)))
             if not getattr(self, name) >= 0:

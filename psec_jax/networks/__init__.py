@@ -2,12 +2,13 @@
 
 from psec_jax.networks.activations import ACTIVATIONS, activation
 from psec_jax.networks.actor import GaussianActor
-from psec_jax.networks.context import ConstantWeights, ContextNetwork
+from psec_jax.networks.context import ByLayer, ConstantWeights, ContextNetwork
 from psec_jax.networks.critic import Critic
 from psec_jax.networks.denoiser import Denoiser
 
 __all__ = [
     "ACTIVATIONS",
+    "ByLayer",
     "ConstantWeights",
     "ContextNetwork",
     "Critic",

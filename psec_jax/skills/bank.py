@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, UInt8
 from psec_jax.errors import BaseMismatch
 from psec_jax.settings import integer_of, python_number
 from psec_jax.skills.deltas import Delta, bundled, fresh_full, fresh_low_rank
+from psec_jax.skills.weights import Weights, WeightsByLayer, by_layer
 
 
 @dataclass(frozen=True)
@@ -139,17 +140,17 @@ class Bank:
         """The number of skills, k."""
         return len(self.names)
 
-    def gains(self, weights: Array | None) -> Array:
-        """Weights times scales; ``None`` means weight 1 for every skill.
+    @property
+    def outputs(self) -> dict[str, int]:
+        """How many outputs each adapted layer has, d_out by path."""
+        return {path: deltas[0].outputs for path, deltas in self.layers.items()}
 
-        ``weights`` is (k,) or (batch, k); raises ``ValueError`` for any other shape.
+    def gains(self, weights: Weights) -> WeightsByLayer:
+        """Weights times scales, (..., k, m) for each layer, or a function that gives them.
+
+        Raises ``ValueError`` for weights that do not fit the bank (see ``skills.weights``).
         """
-        if weights is None:
-            return self.scales
-        weights = jnp.asarray(weights, jnp.float32)
-        if weights.ndim not in (1, 2) or weights.shape[-1] != self.size:
-            raise ValueError(
-                f"weights of shape {weights.shape} do not fit a bank of {self.size} skill(s) "
-                f"{list(self.names)}; expected ({self.size},) or (batch, {self.size})"
-            )
-        return weights * self.scales
+        weights, scales = by_layer(weights, self.names, self.outputs), self.scales[:, None]
+        if callable(weights):
+            return lambda path, x: weights(path, x) * scales
+        return {path: w * scales for path, w in weights.items()}

@@ -1,8 +1,9 @@
 """Deltas: what skills add to the frozen kernels, laid side by side layer by layer.
 
-Both kinds answer the same two questions, for gains ``g`` (weight times scale, one a skill):
-``contribution(x, g)`` is what they add to a layer's output, ``kernel(g)`` what they add to its
-kernel when the gains are fixed. One delta object holds the terms of one or of many skills.
+Both kinds answer the same two questions, for gains ``g`` (weight times scale): (k, m) for k
+skills and m equal blocks of the layer's outputs, or (..., k, m) with axes that go with those of
+``x``. ``contribution(x, g)`` is what they add to a layer's output, ``kernel(g)`` what they add to
+its kernel when the gains are fixed. One delta object holds the terms of one or of many skills.
 """
 
 from collections.abc import Sequence
@@ -31,11 +32,26 @@ class LowRank:
         """The skill that owns each column, (Σ n_i,)."""
         return np.repeat(np.arange(len(self.ranks)), self.ranks)
 
-    def contribution(self, x: Array, gains: Array) -> Array:
-        return ((x @ self.down) * gains[..., self.owner].astype(x.dtype)) @ self.up
+    @property
+    def outputs(self) -> int:
+        return self.up.shape[-1]
 
-    def kernel(self, gains: Float[Array, "skill"]) -> Float[Array, "input output"]:
-        return (self.down * gains[self.owner]) @ self.up
+    def contribution(self, x: Array, gains: Array) -> Array:
+        terms = x @ self.down
+        if gains.shape[-1] == 1:
+            return (terms * gains[..., self.owner, 0].astype(x.dtype)) @ self.up
+        if gains.ndim == 2:
+            return terms @ self.scaled_up(gains).astype(x.dtype)
+        terms = terms[..., None] * gains[..., self.owner, :].astype(x.dtype)
+        y = jnp.einsum("...rm,rmo->...mo", terms, _blocks(self.up, gains))
+        return y.reshape(*y.shape[:-2], self.outputs)
+
+    def kernel(self, gains: Float[Array, "skill block"]) -> Float[Array, "input output"]:
+        return self.down @ self.scaled_up(gains)
+
+    def scaled_up(self, gains: Float[Array, "skill block"]) -> Float[Array, "rank output"]:
+        """``up`` with the gains in it."""
+        return (_blocks(self.up, gains) * gains[self.owner, :, None]).reshape(self.up.shape)
 
     def select(self, skills: Sequence[int]) -> "LowRank":
         """The terms of these skills alone, in this order."""
@@ -57,14 +73,26 @@ class Full:
         """The skill that owns each kernel, (m,)."""
         return np.repeat(np.arange(len(self.ranks)), self.ranks)
 
-    def contribution(self, x: Array, gains: Array) -> Array:
-        own = gains[..., self.owner].astype(x.dtype)
-        if own.ndim == 1:
-            return x @ jnp.einsum("m,mio->io", own, self.kernels)
-        return jnp.einsum("...m,...mo->...o", own, jnp.einsum("...i,mio->...mo", x, self.kernels))
+    @property
+    def outputs(self) -> int:
+        return self.kernels.shape[-1]
 
-    def kernel(self, gains: Float[Array, "skill"]) -> Float[Array, "input output"]:
-        return jnp.einsum("m,mio->io", gains[self.owner], self.kernels)
+    def contribution(self, x: Array, gains: Array) -> Array:
+        gains = gains.astype(x.dtype)
+        if gains.ndim == 2:
+            return x @ self.kernel(gains)
+        each, gains = jnp.einsum("...i,tio->...to", x, self.kernels), gains[..., self.owner, :]
+        if gains.shape[-1] == 1:
+            return jnp.einsum("...t,...to->...o", gains[..., 0], each)
+        y = jnp.einsum("...tm,...tmo->...mo", gains, _blocks(each, gains))
+        return y.reshape(*y.shape[:-2], self.outputs)
+
+    def kernel(self, gains: Float[Array, "skill block"]) -> Float[Array, "input output"]:
+        gains = gains[self.owner]
+        if gains.shape[-1] == 1:
+            return jnp.einsum("t,tio->io", gains[:, 0], self.kernels)
+        y = jnp.einsum("tm,timo->imo", gains, _blocks(self.kernels, gains))
+        return y.reshape(self.kernels.shape[1:])
 
     def select(self, skills: Sequence[int]) -> "Full":
         """The terms of these skills alone, in this order."""
@@ -104,3 +132,8 @@ def bundled(deltas: Sequence[Delta | None]) -> tuple[Delta, ...]:
         ranks = tuple(int(isinstance(d, Full)) for d in deltas)
         groups.append(Full(jnp.concatenate([d.kernels for d in full], axis=0), ranks))
     return tuple(groups)
+
+
+def _blocks(values: Array, gains: Array) -> Array:
+    """The outputs, which are the last axis, as (m, outputs of a block)."""
+    return values.reshape(*values.shape[:-1], gains.shape[-1], -1)

@@ -2,7 +2,8 @@
 
     Σ_i w_i s_i B_i A_i = [B_1 … B_k] [w_1 s_1 A_1; …; w_k s_k A_k],
 
-so skills of ranks n_i are one of rank Σ n_i, at scale 1.
+so skills of ranks n_i are one of rank Σ n_i, at scale 1, whether their weights are one for all
+layers or one for each layer and block of outputs (columns of A_i).
 """
 
 import dataclasses
@@ -13,12 +14,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from psec_jax.composition.levels import ParameterLevel
 from psec_jax.errors import BaseMismatch
 from psec_jax.fingerprints import fingerprint
-from psec_jax.networks import ConstantWeights
 from psec_jax.settings import integer_of
 from psec_jax.skills.bank import Adapter, Bank, Skill
 from psec_jax.skills.deltas import Delta, Full, LowRank
+from psec_jax.skills.weights import Weights, per_skill
 
 
 def folded_agent(agent: Any, layers: Mapping[str, tuple[int, int]]) -> Skill:
@@ -27,49 +29,55 @@ def folded_agent(agent: Any, layers: Mapping[str, tuple[int, int]]) -> Skill:
     ``agent`` is a policy with a bank, at weight 1, or a composed policy at the parameter level
     with constant weights. Raises ``ValueError`` for any other.
     """
-    kind, level = type(agent).__name__, getattr(agent, "level", "parameter")
+    kind, level = type(agent).__name__, getattr(agent, "level", ParameterLevel())
     policy = getattr(agent, "base", agent)
     bank = getattr(policy, "bank", None)
-    if level != "parameter":
+    if not isinstance(level, ParameterLevel):
         raise ValueError(
-            f"a mixture at level {level!r} is no skill: whole policies are mixed; compose at "
-            "level 'parameter'"
+            f"a mixture at {level} is no skill: only deltas add up to one; compose at level "
+            "'parameter'"
         )
     if bank is None:
         raise ValueError(
             f"{kind} is no skill and no mixture of skills; expected a Skill, a policy with a "
             "bank, or a ComposedPolicy with constant weights"
         )
-    weights = np.ones(bank.size, np.float32)
+    weights = None
     if policy is not agent:
-        if not isinstance(agent.context, ConstantWeights):
+        if not agent.has_fixed_weights:
             raise ValueError(
                 f"the weights of this mixture come from {type(agent.context).__name__} and depend "
                 "on the state, so it is no skill; save it whole (agent.save), or fix its weights "
                 "first: agent.with_fixed(weights)"
             )
-        at_zero = np.zeros((1, agent.observation_size), np.float32)
-        weights = np.asarray(agent.weights(at_zero), np.float32).reshape(-1)
-    if (own := fingerprint(policy)) != bank.base:
-        raise BaseMismatch(f"the bank {list(bank.names)}", bank.base, "its policy", own)
+        weights = agent.weights(np.zeros((1, agent.observation_size), np.float32))
+    if (actual := fingerprint(policy)) != bank.base:
+        raise BaseMismatch(f"the bank {list(bank.names)}", bank.base, "its policy", actual)
     return folded(bank, weights, layers)
 
 
-def folded(bank: Bank, weights: np.ndarray, layers: Mapping[str, tuple[int, int]]) -> Skill:
-    """The skills of ``bank`` at fixed ``weights`` (k,) as one: low-rank where all are."""
-    gains = np.asarray(bank.gains(weights))
+def folded(bank: Bank, weights: Weights, layers: Mapping[str, tuple[int, int]]) -> Skill:
+    """The skills of ``bank`` at fixed ``weights`` as one: low-rank where all are.
+
+    Its provenance records the ``mixture``: each skill's mean weight over layers and blocks.
+    """
+    gains = bank.gains(weights)
     low_rank = all(isinstance(d, LowRank) for deltas in bank.layers.values() for d in deltas)
     if low_rank:
         rank = max(sum(delta.ranks) for (delta,) in bank.layers.values())
-        deltas = {path: _concatenated(d, gains, rank) for path, (d,) in bank.layers.items()}
+        deltas = {
+            path: _padded(np.asarray(d.down), np.asarray(d.scaled_up(gains[path])), rank)
+            for path, (d,) in bank.layers.items()
+        }
         adapter = Adapter(rank=rank, scale=1.0, targets=_targets(bank.layers, layers))
     else:
         deltas = {
-            path: Full(sum(delta.kernel(jnp.asarray(gains)) for delta in group)[None], (1,))
+            path: Full(sum(delta.kernel(gains[path]) for delta in group)[None], (1,))
             for path, group in bank.layers.items()
         }
         adapter = Adapter(kind="full", scale=1.0, targets=_targets(bank.layers, layers))
-    mixture = dict(zip(bank.names, np.asarray(weights).tolist(), strict=True))
+    means = np.ones(bank.size) if weights is None else np.asarray(per_skill(weights))
+    mixture = dict(zip(bank.names, means.tolist(), strict=True))
     return Skill(deltas, adapter, bank.base, {"mixture": mixture})
 
 
@@ -92,10 +100,6 @@ def refactored(skill: Skill, rank: int) -> Skill:
     adapter = dataclasses.replace(skill.adapter, kind="low_rank", rank=rank, scale=1.0)
     provenance = {**skill.provenance, "relative_error": error}
     return dataclasses.replace(skill, deltas=deltas, adapter=adapter, provenance=provenance)
-
-
-def _concatenated(delta: LowRank, gains: np.ndarray, rank: int) -> LowRank:
-    return _padded(np.asarray(delta.down), gains[delta.owner, None] * np.asarray(delta.up), rank)
 
 
 def _padded(down: np.ndarray, up: np.ndarray, rank: int) -> LowRank:

@@ -20,6 +20,7 @@ from flax import traverse_util
 
 from psec_jax.skills.bank import Bank
 from psec_jax.skills.deltas import Delta
+from psec_jax.skills.weights import Weights, WeightsByLayer, is_fixed, samples
 
 _CALLS = tuple(inspect.unwrap(layer.__call__) for layer in (nn.Dense, nn.DenseGeneral))
 _SLICE = "psec_slice"
@@ -29,56 +30,62 @@ def inject(
     network: nn.Module,
     params: Mapping,
     bank: Bank | None,
-    weights: jax.Array | None = None,
+    weights: Weights = None,
     dropout: jax.Array | None = None,
 ) -> Callable[..., Any]:
     """``network`` as a function of its inputs, with the bank's deltas mixed in by ``weights``.
 
-    ``weights`` is (k,), or (batch, k) for one mixture a sample; ``None`` is weight 1 for each
-    skill. With weights by sample the network sees each sample as a batch of one, under ``vmap``,
-    so that its layers may lay out the batch as they like; all inputs but scalars then have the
-    batch as their first axis. ``bank=None`` adds nothing. ``dropout`` is the random key that
-    switches dropout on.
+    ``weights`` are constant or by sample, for all layers or by layer (``skills.weights``);
+    ``None`` is weight 1 for each skill. With weights by sample the network sees each sample as a
+    batch of one, under ``vmap``, so that its layers may lay out the batch as they like; all inputs
+    but scalars then have the batch as their first axis. A function is given each layer's input as
+    it is laid out there, features last. ``bank=None`` adds nothing. ``dropout`` is the random key
+    that switches dropout on.
     """
     if bank is None:
         if weights is not None:
             raise ValueError("weights were given to a policy that carries no skills")
-        return lambda *inputs: apply_with(network, params, {}, None, inputs, dropout)
+        return lambda *inputs: apply_with(network, params, {}, {}, inputs, dropout)
     gains = bank.gains(weights)
-    if gains.ndim == 1:
+    size = samples(gains)
+    if size is None:
         return lambda *inputs: apply_with(network, params, bank.layers, gains, inputs, dropout)
 
     def one(gains, key, inputs):
-        found = apply_with(network, params, bank.layers, gains[None], inputs, key)
-        return jax.tree.map(lambda leaf: jnp.atleast_2d(leaf)[0], found)
+        output = apply_with(network, params, bank.layers, gains, inputs, key)
+        return jax.tree.map(lambda leaf: jnp.atleast_2d(leaf)[0], output)
 
     def by_sample(*inputs):
-        _check_batch(len(gains), inputs)
-        keys = None if dropout is None else jax.random.split(dropout, len(gains))
+        _check_batch(size, inputs)
+        keys = None if dropout is None else jax.random.split(dropout, size)
         rows = tuple(x[:, None] if jnp.ndim(x) else x for x in inputs)
         axes = tuple(0 if jnp.ndim(x) else None for x in inputs)
-        return jax.vmap(one, in_axes=(0, 0, axes))(gains, keys, rows)
+        return jax.vmap(one, in_axes=(gain_axes, 0, axes))(row_gains, keys, rows)
 
+    row_gains = {path: g[:, None] if g.ndim > 2 else g for path, g in gains.items()}
+    gain_axes = {path: 0 if g.ndim > 2 else None for path, g in gains.items()}
     return by_sample
 
 
-def merge(params: Mapping, bank: Bank, weights: jax.Array | None = None) -> dict:
-    """Parameters whose kernels include the bank's deltas at fixed ``weights`` (k,).
+def merge(params: Mapping, bank: Bank, weights: Weights = None) -> dict:
+    """Parameters whose kernels include the bank's deltas at fixed ``weights``.
 
     Acting with them costs what the bare network costs and gives the actions of injection, to
-    float tolerance. Raises ``ValueError`` for weights that vary by sample.
+    float tolerance. Raises ``ValueError`` for weights that vary by sample or are a function.
     """
     gains = bank.gains(weights)
-    if gains.ndim != 1:
+    if not is_fixed(gains):
+        given = "a function of each layer's input" if callable(gains) else "weights by sample"
         raise ValueError(
-            f"only fixed weights of shape ({bank.size},) can be merged, not {jnp.shape(weights)}"
+            f"only fixed weights of shape ({bank.size},) can be merged, or of ({bank.size}, "
+            f"blocks) by layer, not {given}: kernels are the same in every state"
         )
     flat = traverse_util.flatten_dict(dict(params))
     for path, deltas in bank.layers.items():
         layer, index = _place(path, flat)
         kernel = flat[*layer, "kernel"]
         for delta in deltas:
-            added = delta.kernel(gains).reshape(kernel.shape[len(index) :])
+            added = delta.kernel(gains[path]).reshape(kernel.shape[len(index) :])
             kernel = jnp.asarray(kernel).at[index].add(added) if index else kernel + added
         flat[*layer, "kernel"] = kernel
     return traverse_util.unflatten_dict(flat)
@@ -118,27 +125,31 @@ def apply_with(
     network: nn.Module,
     params: Mapping,
     layers: Mapping[str, tuple[Delta, ...]],
-    gains: jax.Array | None,
+    gains: WeightsByLayer,
     inputs: tuple[jax.Array, ...],
     dropout: jax.Array | None = None,
 ) -> Any:
-    """Apply ``network`` with the deltas of ``layers`` added at ``gains``, (k,) or (1, k)."""
+    """Apply ``network`` with the deltas of ``layers`` added at ``gains``, (k, m) or (1, k, m) by
+    layer, or a function."""
     rngs = None if dropout is None else {"dropout": dropout}
     if not layers:
         return network.apply({"params": params}, *inputs, rngs=rngs)
     flat = traverse_util.flatten_dict(dict(params))
-    places: dict[tuple[str, ...], dict[tuple[int, ...], tuple[Delta, ...]]] = {}
-    for path, deltas in layers.items():
+    places: dict[tuple[str, ...], dict[tuple[int, ...], str]] = {}
+    for path in layers:
         layer, index = _place(path, flat)
-        places.setdefault(layer, {})[index] = deltas
+        places.setdefault(layer, {})[index] = path
     stacks = {layer: flat[*layer, "kernel"].shape[: len(min(places[layer]))] for layer in places}
     for layer, stack in stacks.items():
         if stack:
             flat[*layer, _SLICE] = _numbered(stack, flat[*layer, "kernel"].shape)
 
-    def add(deltas, y, x):
-        for delta in deltas:
-            y = y + delta.contribution(x, gains).astype(y.dtype).reshape(y.shape)
+    def add(path, y, x):
+        if path is None:
+            return y
+        at_layer = gains(path, x) if callable(gains) else gains[path]
+        for delta in layers[path]:
+            y = y + delta.contribution(x, at_layer).astype(y.dtype).reshape(y.shape)
         return y
 
     def add_deltas(call, args, kwargs, context):
@@ -149,7 +160,7 @@ def apply_with(
         x = product.x.astype(jnp.result_type(product.x, y))
         if () in slices:
             return add(slices[()], y, x)
-        branches = [partial(add, slices.get(i, ())) for i in np.ndindex(stacks[product.path])]
+        branches = [partial(add, slices.get(i)) for i in np.ndindex(stacks[product.path])]
         number = context.module.get_variable("params", _SLICE).ravel()[0]
         return jax.lax.switch(number, branches, y, x)
 

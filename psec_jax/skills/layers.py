@@ -109,9 +109,10 @@ def _compared(network, shapes, layers, inputs) -> dict[tuple[str, ...], bool]:
         given = tuple(floating.get(i, x) for i, x in enumerate(inputs))
         whole = values | {(*layer, "kernel"): kernel for layer, kernel in kernels.items()}
         full = {path: (Full(kernel, (1,)),) for path, kernel in deltas.items()}
+        gains = dict.fromkeys(full, jnp.ones((1, 1)))
         params = traverse_util.unflatten_dict(whole)
         with _marking_changed_kernels(kernels):
-            output = apply_with(network, params, full, jnp.ones(1), given)
+            output = apply_with(network, params, full, gains, given)
         return sum(_of_first_sample(leaf) for leaf in jax.tree.leaves(output))
 
     floating = {i: x for i, x in enumerate(inputs) if jnp.issubdtype(x.dtype, jnp.floating)}

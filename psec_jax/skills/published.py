@@ -43,7 +43,7 @@ import numpy as np
 from flax import linen as nn
 
 from psec_jax import storage
-from psec_jax.composition import ComposedPolicy
+from psec_jax.composition import ComposedPolicy, ParameterLevel
 from psec_jax.errors import BrokenFile
 from psec_jax.learners.critics import Critics
 from psec_jax.networks import ConstantWeights, ContextNetwork
@@ -172,7 +172,7 @@ def _mixed(
     base: Policy, skills: Mapping[str, Skill], context: nn.Module, params: dict
 ) -> ComposedPolicy:
     carrying = base.with_bank(Bank.of(skills))
-    return ComposedPolicy(carrying, (), params, context, "parameter", tuple(skills))
+    return ComposedPolicy(carrying, (), params, context, ParameterLevel(), tuple(skills))
 
 
 def _choosing(run: Run, candidates: int | None) -> Critics | None:

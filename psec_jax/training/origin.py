@@ -145,6 +145,8 @@ def _described(name: str, value: Any, within: tuple[int, ...] = ()) -> Iterator[
         yield from inside(name, (value.__func__, value.__self__))
     elif hasattr(value, "__wrapped__"):
         yield from inside(name, value.__wrapped__)
+    elif isinstance(value, types.ModuleType):
+        yield name, value.__name__
     elif hasattr(value, "__qualname__"):
         yield name, _qualified(value)
     else:
@@ -175,8 +177,10 @@ def _used_by(function: types.FunctionType) -> dict[str, Any]:
     found |= function.__kwdefaults__ or {}
     for name in sorted(_names(function.__code__) & function.__globals__.keys()):
         value = python_number(function.__globals__[name])
-        helper = isinstance(value, types.FunctionType) and (
-            value.__module__ == function.__module__
+        # A function of another module is known by its name, unless it holds values of its own.
+        helper = isinstance(value, functools.partial) or (
+            isinstance(value, types.FunctionType)
+            and (value.__module__ == function.__module__ or value.__closure__)
         )
         if helper or is_array(value) or isinstance(value, bool | int | float | str | tuple):
             found[name] = value

@@ -34,7 +34,7 @@ def random_skill(base: Policy, rank: int, seed: int) -> psec.Skill:
         lambda leaf: 0.01 * jax.random.normal(key, leaf.shape),
         adapter.fresh(key, base.dense_layers()),
     )
-    return psec.Skill(deltas, adapter, psec.fingerprint(base))
+    return psec.Skill(deltas, adapter, psec.policies.fingerprint(base))
 
 
 def with_skills(base: Policy, count: int, rank: int = RANK) -> Policy:
@@ -42,8 +42,8 @@ def with_skills(base: Policy, count: int, rank: int = RANK) -> Policy:
     return base.with_bank(psec.Bank.of(skills))
 
 
-def composed(base: Policy, count: int) -> psec.ComposedPolicy:
+def composed(base: Policy, count: int) -> psec.composition.ComposedPolicy:
     policy = with_skills(base, count)
-    return psec.ComposedPolicy.create(
+    return psec.composition.ComposedPolicy.create(
         policy, ContextNetwork(count), "parameter", jax.random.key(0)
     )

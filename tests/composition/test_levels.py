@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from psec_jax import (
-    Bank,
-    ComposedPolicy,
-    DiffusionBackbone,
-    GaussianBackbone,
-    Policy,
-    Statistics,
-)
-from psec_jax.composition import LEVELS
+from psec_jax import Bank, DiffusionBackbone, GaussianBackbone, Policy, Statistics
+from psec_jax.composition import LEVELS, ComposedPolicy, NoiseLevel
 from psec_jax.composition.levels import blend
 from psec_jax.diffusion import vp_schedule
 from psec_jax.networks import ConstantWeights
@@ -81,7 +74,7 @@ def test_without_the_base_a_mixture_is_the_weighted_sum_of_the_parts(
 ):
     """The same as with it where weights add to one; twice the weights are twice the sum."""
     policy = diffusion.with_bank(make_bank(diffusion))
-    free = ComposedPolicy.create(policy, ConstantWeights(3), level, KEY, base_enters=False)
+    free = compose(policy, dataclasses.replace(LEVELS[level], base_enters=False))
     summing = np.float32([0.5, -0.25, 0.75])
     with_base = act(policy, level, observations, summing)
     np.testing.assert_allclose(free.act(KEY, observations, summing), with_base, atol=1e-5)
@@ -91,12 +84,6 @@ def test_without_the_base_a_mixture_is_the_weighted_sum_of_the_parts(
     np.testing.assert_array_equal(moved.act(KEY, observations, WEIGHTS), acted)
     if level == "action":
         np.testing.assert_allclose(free.act(KEY, observations, 2 * WEIGHTS), 2 * acted, rtol=1e-5)
-
-
-def test_at_the_parameter_level_the_base_always_enters(diffusion, make_bank):
-    policy = diffusion.with_bank(make_bank(diffusion))
-    with pytest.raises(ValueError, match="at level 'parameter' π₀'s kernels always enter"):
-        ComposedPolicy.create(policy, ConstantWeights(3), "parameter", KEY, base_enters=False)
 
 
 @pytest.mark.parametrize("level", ["parameter", "noise"])
@@ -237,6 +224,8 @@ def test_levels_that_cannot_be_are_refused(diffusion, gaussian, make_bank):
         compose(diffusion.with_bank(make_bank(diffusion)), "layer")
     with pytest.raises(ValueError, match=r"only a diffusion backbone makes; use 'parameter' or"):
         compose(gaussian.with_bank(make_bank(gaussian)), "noise")
+    with pytest.raises(ValueError, match="trained_by 'noise' is unknown; use 'denoising' or 'ac"):
+        NoiseLevel(trained_by="noise")
 
 
 # Policies that share no parameters.

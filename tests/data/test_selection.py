@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psec_jax import TransitionDataset, safe_and_rewarding
+from psec_jax import TransitionDataset
+from psec_jax.data import safe_and_rewarding
 
 
 def dataset(returns, costs) -> TransitionDataset:

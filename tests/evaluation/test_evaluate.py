@@ -6,7 +6,8 @@ import pytest
 from flax import struct, traverse_util
 from gymnasium.vector import SyncVectorEnv
 
-from psec_jax import ComposedPolicy, GaussianBackbone, Policy, Statistics, envs, evaluate
+from psec_jax import GaussianBackbone, Policy, Statistics, envs, evaluate
+from psec_jax.composition import ComposedPolicy
 from psec_jax.data.behavior import BehaviorPolicy
 from psec_jax.data.registry import local_datasets
 from psec_jax.evaluation import trace_weights

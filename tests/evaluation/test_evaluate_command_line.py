@@ -101,7 +101,9 @@ def test_critics_do_not_act(tmp_path):
     network = psec.networks.Critic(())
     value = network.init(KEY, np.zeros((1, 3)))["params"]
     q = jax.vmap(lambda k: network.init(k, np.zeros((1, 5)))["params"])(jax.random.split(KEY))
-    psec.Critics(value, q, psec.Statistics.identity(3), network, True).save(tmp_path / "critics")
+    psec.learners.Critics(value, q, psec.Statistics.identity(3), network, True).save(
+        tmp_path / "critics"
+    )
     with pytest.raises(SystemExit, match="critics holds Critics, which do not act"):
         main([str(tmp_path / "critics"), *SEEN])
 

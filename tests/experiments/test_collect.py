@@ -1,20 +1,24 @@
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 
 import psec_jax as psec
+from experiments.collect import Collect, check, shorten
+from experiments.config import parse
 from psec_jax.data.behavior import BehaviorPolicy
 from psec_jax.data.registry import local_datasets, local_folder
 
 pytest.importorskip("sbx", reason="training behavior policies needs the extra 'collect'")
 
+CONF = Path(__file__).parents[2] / "conf"
 ENVIRONMENTS = {
     "mujoco": ["behavior=halfcheetah", "shift.gravity=2"],
     "bullet": ["behavior=carrun"],
@@ -68,26 +72,28 @@ def test_a_dataset_is_trained_exported_rolled_out_and_known_by_name(simulator, h
 
 def test_an_exported_policy_acts_as_the_trained_one_did(home, tmp_path):
     """Of each algorithm, with the statistics of its observations."""
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
     from experiments import behavior
 
     for algorithm, activation in (("ppo", "tanh"), ("sac", "relu")):
         options = {"n_steps": 64} if algorithm == "ppo" else {"learning_starts": 50}
-        training = behavior.Training(
-            algorithm, (8, 8), activation, options=options, every=200, cost_weight=0.5
-        )
+        training = behavior.Training(algorithm, [8, 8], activation, options=options, every=200)
         folder = tmp_path / algorithm
-        behavior.train("bullet/ballrun", training, 200, folder)
-        behavior.export(folder, training, 200).save(tmp_path, algorithm)
-        again = BehaviorPolicy.load(tmp_path, algorithm)
+        behavior.train("bullet/ballrun", training, 200, folder, cost_weight=0.5)
+        exported = behavior.trained_policy(folder, 200)
         place = behavior.checkpoint(folder, 200)
         # Fewer steps than there are checkpoints of have a checkpoint of their own, too.
-        behavior.train("bullet/ballrun", training, 100, folder)
+        behavior.train("bullet/ballrun", training, 100, folder, cost_weight=0.5)
         assert behavior.checkpoints(folder) == [100, 200]
-        model = behavior.ALGORITHMS[algorithm].load(place / "model.zip", device="cpu")
-        normalizer = behavior.read_normalizer(place)
+        model = behavior.algorithm_class(algorithm).load(place / "model.zip", device="cpu")
+        simulator = psec.envs.make("bullet/ballrun", 1).envs[0]
+        normalizer = VecNormalize(DummyVecEnv([lambda env=simulator: env]), clip_obs=np.inf)
+        behavior.read_statistics(normalizer, place)
         observations = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
         expected, _ = model.predict(normalizer.normalize_obs(observations), deterministic=True)
-        np.testing.assert_allclose(again(observations), expected, atol=2e-4)
+        normalizer.close()
+        np.testing.assert_allclose(exported(observations), expected, atol=2e-4)
         assert np.std(expected, axis=0).min() > 1e-3
 
 
@@ -159,16 +165,25 @@ def test_killed_while_training_it_goes_on_from_the_last_checkpoint(home, tmp_pat
         (["environment=mujoco/halfchetah-v4"], "did you mean mujoco/halfcheetah-v4"),
         (["datasets.medium.parts=[{policy:best,trajectories:2}]"], "datasets.medium mixes .*best"),
         (["name=../x"], "name '../x-early' is not allowed"),
-        (["training.algorithm=dqn"], "algorithm 'dqn' is unknown.*ppo"),
+        (["training.algorithm=dqn"], "training.algorithm 'dqn' is unknown; use ppo or sac"),
         (["+policies.good.stepz=3"], "stepz"),
         (["+policies.good.driver.target_speed=9"], "only metadrive/ environments have"),
         (["behavior=metadrive", "+policies.poor.driver.speed=9"], "no setting 'speed'"),
         (["behavior=metadrive", "+policies.new.steps=9"], "without a driver need training"),
     ],
 )
-def test_what_cannot_be_collected_is_refused_in_one_line(home, tmp_path, words, message):
-    run = subprocess.run(collect(tmp_path / "out", *words), capture_output=True, text=True)
-    assert run.returncode != 0
-    (line,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
-    assert re.search(message, line)
-    assert not home.exists() or not list(home.rglob("*.safetensors"))
+def test_what_cannot_be_collected_is_refused(words, message):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("collect", ["budget=smoke", *words])
+    with pytest.raises(ValueError, match=message):
+        parsed = parse(config, Collect)
+        check(parsed)
+        shorten(parsed)
+
+
+def test_a_refusal_is_one_line_and_nothing_is_trained(home, tmp_path):
+    run = subprocess.run(collect(tmp_path / "out", "share=0"), capture_output=True, text=True)
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert line == "error: share must be in (0, 1], not 0.0"
+    assert not home.exists()

@@ -169,7 +169,7 @@ def test_the_best_state_on_the_way_is_what_is_learned(tmp_path, monkeypatch, sam
     def evaluate(policies, *_, **__):
         seen.extend(policies)
         value = given[5 * len(seen)] if len(seen) <= 4 else 0.5
-        return [psec.Evaluation(np.array([value]), np.array([1]))]
+        return [psec.evaluation.Evaluation(np.array([value]), np.array([1]))]
 
     monkeypatch.setattr("psec_jax.evaluate", evaluate)
     plan = ["evaluation.curve_every=5", "checkpoint.every=5", "evaluation.best=true"]

@@ -21,8 +21,8 @@ from experiments.config import ConfigError, Continual, parse
 from experiments.launching import with_home
 from experiments.status import Status, alone_in
 from experiments.sweeping import job_folder, states
-from psec_jax import Evaluation
 from psec_jax.errors import BrokenFile, Diverged, NotSaved
+from psec_jax.evaluation import Evaluation
 from psec_jax.training import Interrupted
 
 ROOT = Path(__file__).parents[2]

@@ -121,12 +121,12 @@ def test_the_context_networks_data_are_chosen_and_counted(finished):
 
 def test_a_run_started_again_measures_only_what_is_missing(ballrun, tmp_path):
     config = configure("methods=[bc,psec]", "seeds=[0]", f"dataset={ballrun}", "cost_limit=1")
-    recorder = Recorder(tmp_path)
-    run(config, tmp_path, recorder)
+    with closing(Recorder(tmp_path)) as recorder:
+        run(config, tmp_path, recorder)
     whole = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "results.jsonl").write_text("".join(whole[:2]))
-    run(config, tmp_path, recorder)
-    recorder.close()
+    with closing(Recorder(tmp_path)) as recorder:
+        run(config, tmp_path, recorder)
     assert (tmp_path / "results.jsonl").read_text().splitlines(keepends=True) == whole
 
 

@@ -71,7 +71,7 @@ def test_the_return_of_demonstrations_is_reported_where_they_have_rewards(
     where = {"setting": setting, "seed": 0}
     recorder.demonstrations(data, task=task, **where)
     column = "S→W" if setting == "continual" else task
-    found = psec.Evaluation(np.ones(2), np.ones(2))
+    found = psec.evaluation.Evaluation(np.ones(2), np.ones(2))
     recorder.evaluation(
         method="scratch", task=column, step=1, evaluation=found, metric=metric, **where
     )

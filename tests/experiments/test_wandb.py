@@ -13,8 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from experiments.config import ConfigError, Logger
 from experiments.recording import start_recording
-from psec_jax import Evaluation
-from psec_jax.evaluation import Trace
+from psec_jax.evaluation import Evaluation, Trace
 from psec_jax.report import figures, results
 
 ROOT = Path(__file__).parents[2]

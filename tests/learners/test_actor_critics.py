@@ -88,7 +88,7 @@ def test_training_a_skill_leaves_its_base_as_it_is(name, gaussian, dataset, same
     learner = ALGORITHMS[name](Deltas(gaussian, psec.Adapter(rank=2)), **QUICK)
     skill, critics = learner.result(learn(learner, dataset))
     assert same(gaussian, before)
-    assert skill.base == psec.fingerprint(gaussian)
+    assert skill.base == psec.policies.fingerprint(gaussian)
     carrying = gaussian.with_bank(psec.Bank.of({"skill": skill}))
     moved = carrying.act(KEY, dataset.observations) - gaussian.act(KEY, dataset.observations)
     assert np.abs(moved).max() > 1e-3
@@ -99,7 +99,7 @@ def test_training_a_skill_leaves_its_base_as_it_is(name, gaussian, dataset, same
 @pytest.mark.parametrize("name", ["td3bc", "rebrac"])
 def test_the_weights_of_a_mixture_can_be_trained(name, gaussian, make_bank, dataset, same):
     mixed = gaussian.with_bank(make_bank(gaussian))
-    composed = psec.ComposedPolicy.create(mixed, ConstantWeights(3), "parameter", KEY)
+    composed = psec.composition.ComposedPolicy.create(mixed, ConstantWeights(3), "parameter", KEY)
     learner = ALGORITHMS[name](ContextParameters(composed), **QUICK)
     found, _ = learner.result(learn(learner, dataset))
     assert same(found.base, composed.base)

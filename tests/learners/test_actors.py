@@ -112,7 +112,7 @@ def test_the_verbs_take_a_loss_and_then_weigh_nothing_unasked(base, data, verb, 
 
 def test_each_part_starts_as_the_policy_that_it_is_a_part_of(gaussian, make_bank, observations):
     mixed = gaussian.with_bank(make_bank(gaussian))
-    composed = psec.ComposedPolicy.create(mixed, ConstantWeights(3), "parameter", KEY)
+    composed = psec.composition.ComposedPolicy.create(mixed, ConstantWeights(3), "parameter", KEY)
     parts = [
         (AllParameters(gaussian), gaussian),
         (Deltas(gaussian, psec.Adapter(rank=2)), gaussian),

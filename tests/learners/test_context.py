@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from psec_jax import (
-    ComposedPolicy,
     Composer,
     GaussianBackbone,
     Optimizer,
@@ -13,6 +12,7 @@ from psec_jax import (
     TransitionDataset,
     compose,
 )
+from psec_jax.composition import ComposedPolicy, NoiseLevel
 from psec_jax.learners import ContextLearner
 from psec_jax.networks import ConstantWeights, ContextNetwork
 from psec_jax.training import Training, fit
@@ -47,7 +47,7 @@ def test_constant_weights_find_the_mixture_that_made_the_data(gaussian, make_ban
     truth = np.float32([0.9, -0.4])
     composed = ComposedPolicy.create(carrying, ConstantWeights(2), level, KEY)
     learned = learn(composed, acted(composed, data, truth), 200)
-    np.testing.assert_allclose(learned.weights(states)[0], truth, atol=0.1)
+    np.testing.assert_allclose(learned.weights(states), truth, atol=0.1)
 
 
 def test_constants_reach_a_corner_by_the_verbs_own_optimizer(gaussian, make_skill, tmp_path):
@@ -62,25 +62,21 @@ def test_constants_reach_a_corner_by_the_verbs_own_optimizer(gaussian, make_skil
     data = acted(composed, data, np.float32([0, 1]))
     composer = Composer("constant", "action")
     agent = compose(library, data, key=KEY, training=Training(300), composer=composer)
-    np.testing.assert_allclose(agent.weights(states)[0], [0, 1], atol=0.05)
+    np.testing.assert_allclose(agent.weights(states), [0, 1], atol=0.05)
 
 
-def test_through_the_sampler_the_loss_is_that_of_the_sampled_actions(carrying, dataset, diffusion):
-    """At the action level that is the level's own; at others it is not."""
-    noisy = ComposedPolicy.of_policies(diffusion, (diffusion,), ConstantWeights(1), "noise", KEY)
-    of_actions = ComposedPolicy.create(carrying, ConstantWeights(2), "action", KEY)
+def test_the_noise_level_may_be_trained_by_the_actions_that_it_samples(dataset, diffusion):
     batch = {"observations": dataset.observations, "actions": dataset.actions}
 
-    def first_loss(composed, through_sampler):
-        learner = ContextLearner(composed, Optimizer(), through_sampler=through_sampler)
-        return float(learner.update(learner.init(KEY, batch), batch, KEY)[1]["loss"])
+    def composed(**settings):
+        level = NoiseLevel(**settings)
+        return ComposedPolicy.of_policies(diffusion, (diffusion,), ConstantWeights(1), level, KEY)
 
-    for composed in (noisy, of_actions):
-        sampled = np.asarray(composed.sample(KEY, dataset.observations))
-        expected = np.square(sampled - dataset.actions).sum(axis=1).mean()
-        assert first_loss(composed, True) == pytest.approx(expected, rel=1e-4)
-    assert first_loss(of_actions, False) == pytest.approx(first_loss(of_actions, True), rel=1e-5)
-    assert first_loss(noisy, False) != pytest.approx(first_loss(noisy, True), rel=0.1)
+    by_actions = composed(trained_by="actions")
+    sampled = np.asarray(by_actions.sample(KEY, dataset.observations))
+    expected = np.square(sampled - dataset.actions).sum(axis=1)
+    np.testing.assert_allclose(by_actions.loss(batch, KEY), expected, rtol=1e-4)
+    assert np.mean(composed().loss(batch, KEY)) != pytest.approx(np.mean(expected), rel=0.1)
 
 
 def test_context_tells_which_skill_is_due_in_which_state(carrying, dataset):

@@ -15,7 +15,6 @@ from hypothesis.extra import numpy as arrays
 from psec_jax import (
     Adapter,
     Bank,
-    ComposedPolicy,
     DiffusionBackbone,
     GaussianBackbone,
     Guidance,
@@ -23,9 +22,9 @@ from psec_jax import (
     Policy,
     Statistics,
     TransitionDataset,
-    fingerprint,
     improve,
 )
+from psec_jax.composition import ComposedPolicy
 from psec_jax.learners import (
     ContextLearner,
     CriticLearner,
@@ -37,6 +36,7 @@ from psec_jax.learners import (
 from psec_jax.learners.objectives import DiscountedCost, Return
 from psec_jax.learners.weights import AdvantageWeights, FeasibleWeights, FisorWeights
 from psec_jax.networks import ContextNetwork, Critic, Denoiser, GaussianActor
+from psec_jax.policies import fingerprint
 from psec_jax.training import Training, fit
 
 KEY = jax.random.key(5)

@@ -1,8 +1,9 @@
 import jax
 import numpy as np
 
-from psec_jax import DiffusionBackbone, Optimizer, fingerprint
+from psec_jax import DiffusionBackbone, Optimizer
 from psec_jax.learners import PolicyLearner
+from psec_jax.policies import fingerprint
 from psec_jax.training import Training, fit
 
 KEY = jax.random.key(0)

@@ -2,8 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from psec_jax import Adapter, Bank, DiffusionBackbone, Optimizer, fingerprint
+from psec_jax import Adapter, Bank, DiffusionBackbone, Optimizer
 from psec_jax.learners import SkillLearner
+from psec_jax.policies import fingerprint
 from psec_jax.training import Training, fit
 
 KEY = jax.random.key(2)

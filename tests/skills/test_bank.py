@@ -31,7 +31,7 @@ def test_targets_match_whole_paths(kind, targets, chosen):
     deltas = Adapter(kind, rank=3, targets=targets).fresh(jax.random.key(0), LAYERS)
     assert set(deltas) == chosen
     for path, delta in deltas.items():
-        assert delta.kernel(np.ones(1, np.float32)).shape == LAYERS[path]
+        assert delta.kernel(np.ones((1, 1), np.float32)).shape == LAYERS[path]
 
 
 def test_each_layer_starts_from_its_own_random_numbers():

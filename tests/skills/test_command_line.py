@@ -28,6 +28,7 @@ def test_list_says_kind_rank_size_and_dataset_of_each_skill(library, path, capsy
         assert line.endswith(dataset)
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_early_is_no_error(path):
     """As ``head`` does; here it has closed the pipe before anything is printed."""
     read, write = os.pipe()

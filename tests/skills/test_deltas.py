@@ -41,12 +41,12 @@ def test_deltas_side_by_side_contribute_the_weighted_sum_of_the_single_ones(kind
     x = generator.normal(size=(BATCH, INPUT)).astype(np.float32)
     kernel = sum(g * product(delta) for g, delta in zip(gains, deltas, strict=True))
 
-    np.testing.assert_allclose(sum(d.kernel(gains) for d in groups), kernel, atol=1e-4)
+    np.testing.assert_allclose(sum(d.kernel(gains[:, None]) for d in groups), kernel, atol=1e-4)
     np.testing.assert_allclose(
-        sum(d.contribution(x, gains) for d in groups), x @ kernel, atol=1e-4
+        sum(d.contribution(x, gains[:, None]) for d in groups), x @ kernel, atol=1e-4
     )
     np.testing.assert_allclose(
-        sum(d.contribution(x, by_sample) for d in groups),
+        sum(d.contribution(x, by_sample[..., None]) for d in groups),
         np.einsum("bk,bi,kio->bo", by_sample, x, np.stack([product(d) for d in deltas])),
         atol=1e-4,
     )
@@ -57,7 +57,7 @@ def test_fresh_low_rank_deltas_add_zero_yet_can_learn(rank):
     """Zero beside the output, LeCun-normal (variance 1/d_in) beside the input."""
     delta = fresh_low_rank(jax.random.key(0), (400, OUTPUT), rank)
     x = np.ones((2, 400), np.float32)
-    gains = np.array([16.0], np.float32)
+    gains = np.array([[16.0]], np.float32)
     assert not np.any(delta.contribution(x, gains))
     assert not np.any(delta.kernel(gains))
     assert np.std(delta.down) == pytest.approx(400**-0.5, rel=0.15)
@@ -67,7 +67,7 @@ def test_fresh_low_rank_deltas_add_zero_yet_can_learn(rank):
 
 def test_fresh_full_deltas_add_zero_yet_can_learn():
     delta = fresh_full(jax.random.key(0), (INPUT, OUTPUT))
-    x, gains = np.ones((2, INPUT), np.float32), np.array([16.0], np.float32)
+    x, gains = np.ones((2, INPUT), np.float32), np.array([[16.0]], np.float32)
     assert not np.any(delta.contribution(x, gains))
     gradient = jax.grad(lambda d: d.contribution(x, gains).sum())(delta)
     np.testing.assert_allclose(gradient.kernels, 32.0)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from psec_jax import Bank, BestOf, ComposedPolicy, SkillLibrary
+from psec_jax import Bank, BestOf, SkillLibrary
+from psec_jax.composition import ComposedPolicy
 from psec_jax.errors import BaseMismatch
 from psec_jax.networks import ConstantWeights, ContextNetwork
 
@@ -66,7 +67,7 @@ def kernels(library, name):
     skill = library.get(name)
     bank = Bank.of({name: skill})
     return {
-        path: np.asarray(sum(delta.kernel(bank.scales) for delta in deltas), np.float64)
+        path: np.asarray(sum(delta.kernel(bank.gains(None)[path]) for delta in deltas), np.float64)
         for path, deltas in bank.layers.items()
     }
 
@@ -111,7 +112,7 @@ def test_what_is_no_fixed_mixture_is_refused(folding, policy, make_bank, unchang
     unchanged()
     for agent, message in (
         (by_state, r"ContextNetwork and depend on the state, .*agent.with_fixed\(weights\)"),
-        (actions, "at level 'action' is no skill: whole policies are mixed"),
+        (actions, r"at ActionLevel\(.*\) is no skill: only deltas add up"),
         (policy, "Policy is no skill and no mixture of skills; expected a Skill"),
         (BestOf(fixed, None, 2), "BestOf is no skill and no mixture"),
         (3, "int is no skill and no mixture"),

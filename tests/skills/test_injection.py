@@ -263,7 +263,7 @@ def test_a_delta_for_a_layer_that_is_not_there_is_refused():
 
 @pytest.mark.parametrize("shape", [(), (2,), (4,), (4, 1), (4, 2), (1, 4, 3)])
 def test_weights_of_another_width_are_refused_with_the_names_of_the_skills(shape):
-    with pytest.raises(ValueError, match=r"do not fit a bank of 3 skill.*'skill-0', 'skill-1'"):
+    with pytest.raises(ValueError, match=r"do not fit 3 skill.*'skill-0', 'skill-1'"):
         run(Parallel(), bank_of(Parallel()), np.ones(shape))
 
 

@@ -1,6 +1,7 @@
 """The laws of injection over networks that are built in many ways."""
 
 import functools
+import math
 import warnings
 
 import jax
@@ -314,21 +315,30 @@ def leaves(output, batch=4):
     )
 
 
+def by_block(bank, weigh):
+    """Weights by layer, of as many blocks in turn as a layer has outputs, one, and two."""
+    blocks = {
+        path: (d, 1, math.gcd(d, 2))[i % 3] for i, (path, d) in enumerate(bank.outputs.items())
+    }
+    return {path: weigh(size=(len(X), 2, m)).astype(np.float32) for path, m in blocks.items()}
+
+
 def check_laws(network, precision=1e-4):
     params, bank = params_of(network), bank_of(network)
-    bare = leaves(run(network, params))
-    weights = np.random.default_rng(2).normal(size=(len(X), 2)).astype(np.float32)
+    bare, weigh = leaves(run(network, params)), np.random.default_rng(2).normal
     close = functools.partial(np.testing.assert_allclose, rtol=10 * precision, atol=precision)
 
-    injected = leaves(run(network, params, bank, weights[0]))
-    close(injected, leaves(run(network, merge(params, bank, weights[0]))))
-    assert np.abs(injected - bare).max() > 20 * precision
+    for weights in (weigh(size=(len(X), 2)).astype(np.float32), by_block(bank, weigh)):
+        each = [jax.tree.map(lambda w, i=i: w[i], weights) for i in range(len(X))]
+        injected = leaves(run(network, params, bank, each[0]))
+        close(injected, leaves(run(network, merge(params, bank, each[0]))))
+        assert np.abs(injected - bare).max() > 20 * precision
 
-    rows = [
-        leaves(run(network, merge(params, bank, w), x=X[i : i + 1]), 1)
-        for i, w in enumerate(weights)
-    ]
-    close(leaves(run(network, params, bank, weights)), np.concatenate(rows))
+        rows = [
+            leaves(run(network, merge(params, bank, w), x=X[i : i + 1]), 1)
+            for i, w in enumerate(each)
+        ]
+        close(leaves(run(network, params, bank, weights)), np.concatenate(rows))
 
     for zero in (np.zeros(2), np.zeros((len(X), 2))):
         close(leaves(run(network, params, bank, zero)), bare)

@@ -12,8 +12,9 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psec_jax import Adapter, SkillLibrary, fingerprint, storage
+from psec_jax import Adapter, SkillLibrary, storage
 from psec_jax.errors import BaseMismatch, BrokenFile
+from psec_jax.policies import fingerprint
 
 KEY = jax.random.key(5)
 BAD_NAMES = ["../x", "", ".hidden", "a/b", "x" * 65, "a\n", "a\nb", "/etc", ".."]

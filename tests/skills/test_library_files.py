@@ -7,8 +7,9 @@ import pytest
 import safetensors.numpy
 from flax import linen as nn
 
-from psec_jax import Bank, GaussianBackbone, Policy, SkillLibrary, fingerprint, storage
+from psec_jax import Bank, GaussianBackbone, Policy, SkillLibrary, storage
 from psec_jax.errors import BaseMismatch, BrokenFile
+from psec_jax.policies import fingerprint
 
 KEY = jax.random.key(5)
 

@@ -69,6 +69,7 @@ for name in (mine, "shared"):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_may_add_at_the_same_time(library):
     writers = ("one", "two")
     processes = [

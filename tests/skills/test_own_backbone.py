@@ -16,6 +16,7 @@ from flax import linen as nn
 
 import psec_jax as psec
 from psec_jax import Policy, SkillLibrary, storage
+from psec_jax.composition import NoiseLevel
 from psec_jax.errors import BrokenFile, NotImported
 from psec_jax.skills.__main__ import main
 
@@ -69,6 +70,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["imported", "not imported"])
 def test_another_process_opens_its_library_where_it_is_imported(flow_library, how):
     done = subprocess.run(
@@ -151,9 +153,9 @@ def test_policies_of_other_processes_are_not_mixed_by_their_predictions(flow, di
     context = psec.networks.ConstantWeights(1)
 
     def mixed(*parts):
-        return psec.ComposedPolicy.of_policies(*parts, context, "noise", KEY)
+        return psec.composition.ComposedPolicy.of_policies(*parts, context, "noise", KEY)
 
-    assert mixed(flow, [flow]).level == "noise"
+    assert mixed(flow, [flow]).level == NoiseLevel()
     with pytest.raises(ValueError, match="needs one noise schedule, but the policies have"):
         mixed(flow, [diffusion])
     with pytest.raises(ValueError, match="or give GaussianBackbone a noise_process"):

@@ -26,9 +26,11 @@ from published_states import (
     safe_skills_state,
 )
 
-from psec_jax import BestOf, ComposedPolicy, SkillLibrary, fingerprint
+from psec_jax import BestOf, SkillLibrary
+from psec_jax.composition import ComposedPolicy
 from psec_jax.diffusion import vp_schedule
 from psec_jax.errors import BaseMismatch, BrokenFile
+from psec_jax.policies import fingerprint
 from psec_jax.skills.__main__ import main
 from psec_jax.skills.published import (
     import_published,

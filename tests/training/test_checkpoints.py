@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from flax import struct
 
-from psec_jax import Adapter, Optimizer, TransitionDataset, fingerprint, learn_skill
+from psec_jax import Adapter, Optimizer, TransitionDataset, learn_skill
 from psec_jax.errors import OtherTraining
 from psec_jax.learners import SkillLearner
+from psec_jax.policies import fingerprint
 from psec_jax.training import Checkpoints, Interrupted, JsonLines, Training, fit
 
 KEY = jax.random.key(3)
@@ -219,6 +220,7 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_saved(dataset, small_dis
     assert same(resumed, train(Large(), dataset, steps=4))
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_import_orbax():
     code = "import sys, psec_jax; print('orbax' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -13,9 +13,16 @@ import numpy as np
 import pytest
 from flax import struct
 
-from psec_jax import TransitionDataset, join_processes
+from psec_jax import TransitionDataset
 from psec_jax.errors import OtherTraining
-from psec_jax.training import Checkpoints, Interrupted, JsonLines, Training, fit
+from psec_jax.training import (
+    Checkpoints,
+    Interrupted,
+    JsonLines,
+    Training,
+    fit,
+    join_processes,
+)
 
 SHAPES = {(1, 16): (1, 1, 4), (2, 16): (1, 2, 2), (1, 15): (2, 1, 1)}
 
@@ -99,7 +106,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import jax
-from psec_jax import join_processes
+from psec_jax.training import join_processes
 from psec_jax.training.devices import Layout
 sys.path.insert(0, sys.argv[1])
 import test_joining_processes
@@ -112,6 +119,7 @@ test_joining_processes.learn(Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_learn_stop_and_go_on_as_one_does(tmp_path):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     common = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
@@ -159,6 +167,7 @@ def test_a_process_within_an_allocation_stays_alone_until_it_is_told_of_others(m
     join_processes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "match"),
     [({}, "Number of processes must be defined"),
@@ -174,6 +183,7 @@ def test_a_process_that_cannot_know_which_one_it_is_says_what_to_set(variables, 
     assert "set JAX_NUM_PROCESSES and JAX_PROCESS_ID, or unset it to run alone" in line
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_in_vain_says_for_whom_and_ends():
     address = f"localhost:{free_port()}"
     told = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "JAX_COORDINATOR_ADDRESS": address}
@@ -184,7 +194,7 @@ def test_a_process_that_waits_in_vain_says_for_whom_and_ends():
 
 
 def join(**environment: str) -> subprocess.CompletedProcess:
-    program = "import psec_jax; psec_jax.join_processes(timeout=1)"
+    program = "from psec_jax.training import join_processes; join_processes(timeout=1)"
     return subprocess.run(
         [sys.executable, "-c", program],
         env=environment,

@@ -62,6 +62,7 @@ def phases(learner, dataset, **options):
     return memory.device
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_a_fit_takes_about_what_was_predicted():
     """Within a fifth says ``bench.py memory``, on a machine that does nothing else."""

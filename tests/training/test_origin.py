@@ -16,7 +16,7 @@ import pytest
 from flax import struct
 
 from psec_jax import Adapter, Optimizer
-from psec_jax.learners import CriticLearner, GuidedLearner, SkillLearner
+from psec_jax.learners import CriticLearner, GuidedLearner, SkillLearner, Transformation
 from psec_jax.learners.objectives import Return
 from psec_jax.learners.weights import AdvantageWeights
 from psec_jax.networks import Denoiser
@@ -126,7 +126,15 @@ def adding(amount):
     return lambda x: x + amount
 
 
+def parted(moving, still):
+    return optax.multi_transform(
+        {moving: optax.adam(1e-3), still: optax.set_to_zero()},
+        lambda params: dict.fromkeys(params, moving),
+    )
+
+
 OUTSIDE = 3.0
+RATE = optax.constant_schedule(1e-3)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +155,21 @@ OUTSIDE = 3.0
         (jnp.tanh, jnp.sin),
         (optax.adam(1e-3), optax.adam(2e-3)),
         (optax.adam(1e-3), optax.sgd(1e-3)),
+        (optax.adam(1e-3), optax.adam(1e-3, b1=0.8)),
+        (optax.adam(optax.constant_schedule(1e-3)), optax.adam(optax.constant_schedule(2e-3))),
+        (optax.adam(lambda step: 1e-3 * step), optax.adam(lambda step: 2e-3 * step)),
+        (
+            optax.chain(optax.clip(1.0), optax.sgd(1.0)),
+            optax.chain(optax.clip(2.0), optax.sgd(1.0)),
+        ),
+        (
+            optax.chain(optax.clip(1.0), optax.sgd(1.0)),
+            optax.chain(optax.sgd(1.0), optax.clip(1.0)),
+        ),
+        (parted("a", "b"), parted("b", "a")),
+        (optax.masked(optax.sgd(1.0), {"a": True}), optax.masked(optax.sgd(1.0), {"a": False})),
+        (optax.inject_hyperparams(optax.sgd)(1.0), optax.inject_hyperparams(optax.sgd)(2.0)),
+        (Transformation(optax.sgd(1.0)), Transformation(optax.sgd(1.0), ema_rate=0.5)),
         ({1, 2}, {1, 3}),
         ((), None),
         (np.zeros(2), np.zeros((1, 2))),
@@ -169,6 +192,28 @@ def test_a_value_that_a_function_finds_outside_is_part_of_it(monkeypatch):
     there = origin(weigh)
     monkeypatch.setitem(globals(), "OUTSIDE", 4.0)
     assert lines(origin(weigh), there) == ["learner.OUTSIDE: 4.0 now, 3.0 there"]
+
+
+@pytest.mark.parametrize(
+    "rate", [optax.constant_schedule(2e-3), functools.partial(RATE), optax.linear_schedule]
+)
+def test_a_function_with_values_of_its_own_is_part_of_one_that_finds_it(monkeypatch, rate):
+    def schedule(step):
+        return 2 * RATE(step)
+
+    there = origin(optax.sgd(schedule))
+    assert origin(optax.sgd(schedule)) == there
+    monkeypatch.setitem(globals(), "RATE", rate)
+    assert origin(optax.sgd(schedule)) != there
+
+
+def test_a_module_is_its_name():
+    def schedule(module):
+        return lambda step: module.sin(step)
+
+    assert lines(origin(schedule(np)), origin(schedule(jnp))) == [
+        "learner.module: numpy now, jax.numpy there"
+    ]
 
 
 class Plain:
@@ -200,7 +245,7 @@ def everything():
         (lambda x: x in {"a", "b", "c"}, adding(2), Plain(max)),
         frozenset("abcdef"),
         Denoiser(),
-        optax.adam(1e-3),
+        (optax.adam(1e-3), parted("a", "b"), optax.inject_hyperparams(optax.lion)(1e-3)),
         {"b": jnp.arange(3), "a": np.ones(2)},
     )
 
@@ -213,6 +258,7 @@ print(test_origin.json.dumps(test_origin.origin(test_origin.everything()), sort_
 """
 
 
+@pytest.mark.slow
 def test_another_process_describes_it_in_the_same_words():
     environment = {**os.environ, "PYTHONHASHSEED": "11"}
     command = [sys.executable, "-c", PROGRAM, os.path.dirname(__file__)]
