@@ -13,10 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 import psec_jax as psec
 from experiments.schema import ConfigError, Later, build
-from psec_jax.backbones import Backbone, check_backbone
+from psec_jax.backbones import Backbone
 from psec_jax.composition import Level
 from psec_jax.data.references import find_reference
 from psec_jax.learners.weights import FisorWeights
+from psec_jax.settings import integer_of
 from psec_jax.training.fit import Learner
 
 
@@ -30,8 +31,7 @@ class EvaluationPlan:
     episodes: int
 
     def __post_init__(self):
-        if self.episodes < 1:
-            raise ValueError(f"episodes must be at least 1, not {self.episodes}")
+        integer_of("episodes", self.episodes)
 
 
 @dataclass
@@ -115,8 +115,6 @@ class Setting:
     def check(self, methods: Iterable[str], columns: Iterable[str]) -> None:
         """Refuse what cannot be built, unknown methods, bad seeds, nothing to do, and a
         measurement that is not made."""
-        check_backbone(self.backbone(action_size=1))
-        self.composer(skills=1)
         self.checkpoint(folder=".")
         if unknown := sorted(set(self.methods) - set(methods)):
             raise ConfigError(f"methods {unknown} are unknown; expected some of {list(methods)}")
@@ -210,6 +208,9 @@ class BestOf:
     # Of the samples that ``critic`` calls feasible the best by this one.
     among_feasible: str | None = None
 
+    def __post_init__(self):
+        integer_of("candidates", self.candidates)
+
 
 @dataclass(kw_only=True)
 class OfflineRL(Setting):
@@ -223,8 +224,6 @@ class OfflineRL(Setting):
     def check(self, methods: Iterable[str], columns: Iterable[str]) -> None:
         super().check(methods, columns)
         critics, chosen = self.guidance.objectives or {}, self.best_of
-        if chosen.candidates < 1:
-            raise ConfigError(f"best_of.candidates must be at least 1, not {chosen.candidates!r}")
         for key in ("critic", "among_feasible"):
             name = getattr(chosen, key)
             if name is not None and name not in critics:
@@ -237,10 +236,10 @@ class OfflineRL(Setting):
                 "best_of.among_feasible needs best_of.critic to be one of feasibility, not "
                 f"{chosen.critic!r}"
             )
-        for name, weigh in self.guidance.weights_of("guidance.weights").items():
+        for name, weigh in self.guidance.weights_of("target").items():
             if (critic := getattr(weigh, "critic", chosen.critic)) not in critics:
                 raise ConfigError(
-                    f"{name} are weighed by critic {critic!r}, but there are {list(critics)}"
+                    f"{name} is weighed by critic {critic!r}, but there are {list(critics)}"
                 )
 
 
@@ -281,6 +280,9 @@ class Baseline:
     batch_size: int
     # By which observations are normalized; null: they stay as they are.
     observation_floor: float | None = None
+
+    def __post_init__(self):
+        integer_of("batch_size", self.batch_size)
 
     def statistics(self, data: psec.TransitionDataset) -> psec.Statistics:
         if self.observation_floor is None:

@@ -136,7 +136,7 @@ def _parameters(kind: Callable) -> dict[str, inspect.Parameter]:
 def _imported(path: Any, key: str) -> Any:
     """What ``KINDS`` calls so, or what is at an import path."""
     module, _, name = str(path).rpartition(".")
-    if path in KINDS:
+    if str(path) in KINDS:
         return KINDS[path]
     if not module:
         raise ConfigError(f"{key} {path!r} is unknown; {_nearest(path, KINDS)}, or an import path")

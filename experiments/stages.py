@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from gymnasium.vector import VectorEnv
 
 import psec_jax as psec
@@ -57,18 +58,20 @@ def mixtures(composed: Callable[..., list]) -> dict[str, Method]:
 
 
 def check(config: Setting, methods: Mapping[str, Method], columns: Iterable[str]) -> None:
-    """Refuse what ``Setting.check`` does, and levels that the backbone cannot be mixed at."""
+    """Refuse what ``Setting.check`` does, networks that cannot be made, and levels at which the
+    backbone cannot be mixed."""
     config.check(methods, columns)
-    policy = psec.Policy.create(
-        config.backbone(action_size=1), psec.Statistics.identity(1), jax.random.key(0)
-    )
+    key, statistics = jax.random.key(0), psec.Statistics.identity(1)
+    with naming("backbone"):
+        policy = psec.Policy.create(config.backbone(action_size=1), statistics, key)
+    weights = config.composer(skills=1).weights
+    if isinstance(weights, nn.Module):
+        with naming("composer.weights"):
+            weights.init(key, jnp.zeros((1, 1)))
     for name in config.methods:
-        level = methods[name].level
-        if level is not None:
-            try:
+        if level := methods[name].level:
+            with naming(f"method {name}"):
                 config.levels[level].check((policy,))
-            except ValueError as error:
-                raise ConfigError(f"method {name}: {error}") from None
 
 
 @contextmanager
@@ -78,7 +81,7 @@ def naming(what: str) -> Iterator[None]:
         yield
     except BrokenFile:
         raise
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"{what}: {error}") from None
 
 
@@ -220,11 +223,11 @@ class Run:
         for name in config.methods:
             if all(measured(config, self.recorder, seed, [name], [task]) for seed in self.seeds):
                 continue
-            agents = methods[name].agents(self)
-            evaluations = self.evaluate(agents, environment, episodes)
+            trained = methods[name].agents(self)
+            evaluations = self.evaluate(trained, environment, episodes)
             if name == "psec" and self.seeds[0] == config.seeds[0]:
-                self.trace(agents[0], task, environment, suffix)
-            self.leave(agents, f"{name}-{suffix}" if suffix else name, method=name, task=task)
+                self.trace(trained[0], task, environment, suffix)
+            self.leave(trained, f"{name}-{suffix}" if suffix else name, method=name, task=task)
             step = getattr(config, methods[name].stage).steps
             for metric, each in self.measurements(evaluations).items():
                 self.record(each, task=task, method=name, step=step, metric=metric)

@@ -74,7 +74,7 @@ FREE = "some of the datasets have costs and some have none"
         ("continual", "continual", "other", [], "use data of the same robot"),
         ("continual", "other", "continual", [], "use data of the same robot"),
         ("continual", "other", "other", [], "use data of the same robot"),
-        ("continual", "continual", "continual_free", ["composer.source_trajectories=1"], FREE),
+        ("continual", "continual", "continual_free", ["data.replayed_trajectories=1"], FREE),
         ("continual", "continual", "continual", ["data.target_trajectories=13"], "12"),
         (
             "continual",

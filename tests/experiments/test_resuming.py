@@ -24,7 +24,7 @@ from psec_jax.training import Checkpoints, Interrupted
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "continual": (continual, Continual, ("chain=walker_walk", "evaluation.curve_every=10")),
-    "dynamics_shift": (dynamics_shift, DynamicsShift, ("critics.candidates=2",)),
+    "dynamics_shift": (dynamics_shift, DynamicsShift, ("best_of.candidates=2",)),
     "multi_objective": (multi_objective, MultiObjective, ("task=bullet/ballrun", "cost_limit=1")),
 }
 SMALL = ("scale=smoke", "chain=walker_walk", "evaluation.episodes=1", "progress=false")
