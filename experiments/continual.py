@@ -18,9 +18,10 @@ from omegaconf import DictConfig
 
 import psec_jax as psec
 from experiments import stages
-from experiments.config import Column, ConfigError, Continual
+from experiments.config import ConfigError
 from experiments.launching import command, launch
 from experiments.recording import Recorder
+from experiments.settings import Column, Continual
 from experiments.simulators import Simulators
 from experiments.stages import (
     Method,

@@ -17,10 +17,10 @@ from omegaconf import DictConfig
 
 import psec_jax as psec
 from experiments import offline_rl, stages
-from experiments.config import DynamicsShift
 from experiments.launching import command, launch
 from experiments.offline_rl import Critics
 from experiments.recording import Recorder
+from experiments.settings import DynamicsShift
 from experiments.simulators import Simulators
 from experiments.stages import (
     Method,

@@ -18,10 +18,11 @@ from omegaconf import DictConfig
 
 import psec_jax as psec
 from experiments import offline_rl, stages
-from experiments.config import ConfigError, MultiObjective
+from experiments.config import ConfigError
 from experiments.launching import command, launch
 from experiments.offline_rl import Critics
 from experiments.recording import Recorder
+from experiments.settings import MultiObjective
 from experiments.simulators import Simulators
 from experiments.stages import Method, check_alike, load, mixtures, naming, unfinished
 from psec_jax.data.registry import local_datasets

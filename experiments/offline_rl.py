@@ -6,7 +6,7 @@ from typing import Any
 
 import psec_jax as psec
 from experiments import stages
-from experiments.config import OfflineRL
+from experiments.settings import OfflineRL
 from psec_jax import learners
 from psec_jax.backbones import Backbone
 from psec_jax.learners import FeasibleFirst

@@ -156,9 +156,10 @@ class Run:
         """The random keys of the stage called ``name``, (seed,)."""
         return named_key(jnp.stack([jax.random.key(seed) for seed in self.seeds]), name)
 
-    def training(self, training: psec.Training, label: str, **more: Any) -> psec.Training:
-        """As configured, under ``label``, with the run's records."""
-        return replace(
+    def fitting(self, training: psec.Training, label: str, **more: Any) -> dict[str, Any]:
+        """The key and the training of a verb: as configured, under ``label``, with the run's
+        records."""
+        training = replace(
             training,
             label=[f"{label} (seed {seed})" for seed in self.seeds],
             progress=self.config.progress,
@@ -166,10 +167,7 @@ class Run:
             checkpoints=self.recorder.checkpoints,
             **more,
         )
-
-    def fitting(self, training: psec.Training, label: str, **more: Any) -> dict[str, Any]:
-        """The key and the training of a verb."""
-        return {"key": self.key(label), "training": self.training(training, label, **more)}
+        return {"key": self.key(label), "training": training}
 
     def clone(
         self, label: str, data: Any, training: psec.Training, **more: Any

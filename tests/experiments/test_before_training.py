@@ -12,8 +12,9 @@ from hydra import compose, initialize_config_dir
 
 import psec_jax as psec
 from experiments import continual, dynamics_shift, multi_objective
-from experiments.config import Continual, DynamicsShift, MultiObjective, parse
+from experiments.config import parse
 from experiments.recording import Recorder
+from experiments.settings import Continual, DynamicsShift, MultiObjective
 from psec_jax.data.hdf5 import write_hdf5
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,10 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 import psec_jax as psec
-from experiments.config import ConfigError, Continual, parse
+from experiments.config import ConfigError, parse
 from experiments.continual import METHODS, check, run
 from experiments.recording import Recorder
+from experiments.settings import Continual
 from psec_jax.report import results
 from psec_jax.training.seeds import named_key
 

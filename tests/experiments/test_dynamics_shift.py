@@ -11,9 +11,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import psec_jax as psec
-from experiments.config import ConfigError, DynamicsShift, parse
+from experiments.config import ConfigError, parse
 from experiments.dynamics_shift import Data, Run, check, column_name, methods, run
 from experiments.recording import Recorder, start_recording
+from experiments.settings import DynamicsShift
 from experiments.simulators import Simulators
 from psec_jax.evaluation import scores
 from psec_jax.report import results
@@ -184,6 +185,7 @@ def test_a_column_is_named_by_robot_data_and_shift(dataset, column):
         (["target.fraction=0"], r"target: fraction must be in \(0, 1\], not 0"),
         (["methods=[magic]"], r"\['magic'\] are unknown"),
         (["methods=[nsec]", "backbone=gaussian"], r"method nsec: .* only a diffusion backbone"),
+        (["guidance=reward_safety"], "guidance.weights must be those of one skill"),
         (["guidance.expectile=1"], r"guidance: expectile of 'return' must be in \(0, 1\)"),
         (["guidance.weights.temperature=-1"], "guidance.weights: temperature must be at least 0"),
         (["best_of.candidates=0"], "best_of: candidates must be"),

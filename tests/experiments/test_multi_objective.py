@@ -12,9 +12,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import psec_jax as psec
-from experiments.config import ConfigError, MultiObjective, parse
+from experiments.config import ConfigError, parse
 from experiments.multi_objective import METHODS, Data, check, dataset_name, run
 from experiments.recording import Recorder
+from experiments.settings import MultiObjective
 from psec_jax.data.hdf5 import write_hdf5
 from psec_jax.report import results
 from psec_jax.training.seeds import named_key
@@ -196,6 +197,8 @@ def test_data_are_named_by_task_and_source(words, name):
         (["fisor.temperature=-1"], "fisor: temperature"),
         (["guidance.objectives.return.kind=speed"], "return.kind 'speed' is unknown"),
         (["guidance.objectives.feasibility.safe=1"], "feasibility needs safe < 0 < unsafe"),
+        (["~guidance.weights"], "guidance.weights must name at least one skill"),
+        (["~guidance.objectives", "guidance.expectile=0.9"], "guidance.objectives is missing"),
         (["guidance.expectile=0"], "expectile of 'return' must be in"),
         (["best_of.candidates=0"], "best_of: candidates must be an integer of at least 1"),
         (["backbone=gaussian", "methods=[nsec]"], "only a diffusion backbone"),

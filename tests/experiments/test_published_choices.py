@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 
 import psec_jax as psec
 from experiments import continual, dynamics_shift, multi_objective
-from experiments.config import ConfigError, Continual, DynamicsShift, MultiObjective, parse
+from experiments.config import ConfigError, parse
 from experiments.recording import Recorder
+from experiments.settings import Continual, DynamicsShift, MultiObjective
 from psec_jax.composition import ActionLevel, NoiseLevel
 from psec_jax.data.hdf5 import write_hdf5
 

@@ -15,8 +15,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from experiments import continual, dynamics_shift, multi_objective
-from experiments.config import Continual, DynamicsShift, MultiObjective, parse
+from experiments.config import parse
 from experiments.recording import Recorder
+from experiments.settings import Continual, DynamicsShift, MultiObjective
 from experiments.status import Status, alone_in
 from experiments.sweeping import job_folder, states
 from psec_jax.training import Checkpoints, Interrupted

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 
 import psec_jax as psec
 from experiments import continual, dynamics_shift, multi_objective
-from experiments.config import Continual, DynamicsShift, MultiObjective, parse
+from experiments.config import parse
 from experiments.schema import KINDS, ConfigError, Later, build
+from experiments.settings import Continual, DynamicsShift, MultiObjective
 from psec_jax.backbones import Backbone
 from psec_jax.learners import ReBRAC
 from psec_jax.learners.objectives import DiscountedCost, Feasibility, Objective, Return
