@@ -6,9 +6,10 @@
 LoRA skill is learned; a context network then mixes π₀ and skills on the target's demonstrations.
 """
 
+import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,49 +17,24 @@ from typing import Any
 from omegaconf import DictConfig
 
 import psec_jax as psec
-from experiments.config import ConfigError, Continual, Stage
+from experiments import stages
+from experiments.config import ConfigError
 from experiments.launching import command, launch
 from experiments.recording import Recorder
+from experiments.settings import Column, Continual
 from experiments.simulators import Simulators
-from experiments.stages import Stages, check_alike, check_joined, load, run_seeds
-from psec_jax.evaluation import Evaluation, trace_weights
+from experiments.stages import (
+    Method,
+    check_alike,
+    check_joined,
+    load,
+    mixture,
+    naming,
+    unfinished,
+)
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
 from psec_jax.storage import check_name, expanded
-
-
-@dataclass(frozen=True)
-class Method:
-    """A row of the table: what is learned for each task, and at which level it is mixed with π₀.
-
-    ``parts`` are ``low_rank`` or ``full`` skills, or ``policies`` from scratch, which share no
-    parameters with π₀ and can be mixed only by their noise predictions or actions.
-    """
-
-    label: str
-    parts: str | None = None
-    level: str | None = None
-    context: bool = True
-
-
-COMPOSED = {
-    "asec": Method("ASEC", "policies", "action"),
-    "nsec": Method("NSEC", "policies", "noise"),
-    "asec_skills": Method("ASEC, PSEC's skills", "low_rank", "action"),
-    "nsec_skills": Method("NSEC, PSEC's skills", "low_rank", "noise"),
-    "psec_mlp": Method("PSEC (MLP)", "full", "parameter"),
-    "psec": Method("PSEC", "low_rank", "parameter"),
-}
-METHODS = {
-    "zero_shot": Method("π₀, zero-shot"),
-    "scratch": Method("Scratch", "policies"),
-    "skill": Method("Skill, not composed", "low_rank"),
-    **COMPOSED,
-    **{
-        f"{name}_fixed": replace(method, label=f"{method.label} w/o context", context=False)
-        for name, method in COMPOSED.items()
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -83,8 +59,8 @@ class Data:
         parts = {"the source": source, **few}
         for vector in vectors:
             check_alike({**parts, **{f"base {s}": base for s, base in bases.items()}}, vector)
-        if config.composer.source_trajectories:
-            check_joined(list(parts.values()))
+        if sizes.replayed_trajectories:
+            check_joined(parts.values())
         return cls(source, few, bases)
 
 
@@ -99,150 +75,148 @@ def given_bases(config: Continual) -> dict[int, psec.Policy]:
         raise ConfigError(f"base {config.base!r}: {error}") from None
 
 
-def run(config: Continual, out: Path, recorder: Recorder) -> None:
-    """All seeds of one configuration, then the table and the figures."""
-    with Simulators(config.at_once * min(50, config.evaluation.episodes)) as simulators:
-        data = Data.opened(config, simulators)
-        run_seeds(
-            config,
-            lambda seeds: train(Stages(config, seeds, out, recorder), data, simulators),
-            lambda seed: finished(config, seed, recorder),
-        )
-    report(config, recorder)
+@dataclass(frozen=True, eq=False)
+class Run(stages.Run):
+    """Seeds of one configuration, and what several methods build on, made once."""
 
+    setting = "continual"
 
-def finished(config: Continual, seed: int, recorder: Recorder) -> bool:
-    """Whether every method was measured in every column."""
-    return all(
-        recorder.has(method, column.name, seed, "return")
-        for method in config.methods
-        for column in config.chain.columns
-    )
+    @functools.cached_property
+    def libraries(self) -> list[psec.SkillLibrary]:
+        """Around π₀, by behavior cloning of the source."""
+        if given := self.data.bases:
+            return self.libraries_of([given[seed] for seed in self.seeds])
+        return self.libraries_of(self.clone("pretrain", self.data.source, self.config.pretrain))
 
+    @functools.cached_property
+    def scratch(self) -> dict[str, list[psec.Policy]]:
+        """A policy from scratch for each task, which shares no parameters with π₀."""
+        return {
+            task: self.clone(
+                f"scratch {task}", data, self.config.scratch, **self.curve("policies", task, list)
+            )
+            for task, data in self.data.tasks.items()
+        }
 
-def train(this: Stages, opened: Data, simulators: Simulators) -> None:
-    """Pretraining, expansion, composition and evaluation of all these seeds."""
-    config, chain, seeds = this.config, this.config.chain, this.seeds
-    methods = {name: METHODS[name] for name in config.methods}
-    source, data = opened.source, opened.tasks
-    record = partial(this.record, setting="continual")
+    @functools.cached_property
+    def low_rank(self) -> list[psec.SkillLibrary]:
+        """The libraries, with a low-rank skill for each task."""
+        return self.expanded("low_rank", self.config.adapter)
 
-    def evaluate(agents: list, task: str) -> list[Evaluation]:
-        vector = simulators.of(chain.tasks[task].environment)
-        return this.evaluate(agents, vector, f"evaluate {task}")
+    @functools.cached_property
+    def full(self) -> list[psec.SkillLibrary]:
+        """The libraries, with a dense skill for each task."""
+        return self.expanded("full", self.config.dense_adapter)
 
-    def fitting(
-        stage: Stage, label: str, curve_of: str, task: str, deploy: Callable
-    ) -> dict[str, Any]:
-        """As ``this.fitting``; with ``curve_every``, evaluates on the way."""
+    def expanded(self, kind: str, adapter: psec.Adapter) -> list[psec.SkillLibrary]:
+        bases = self.bases
+
+        def alone(skills: list[psec.Skill]) -> list[psec.Policy]:
+            banks = [psec.Bank.of({"skill": skill}) for skill in skills]
+            return [base.with_bank(bank) for base, bank in zip(bases, banks, strict=True)]
+
+        for task, data in self.data.tasks.items():
+            how = self.fitting(
+                self.config.skill, f"{kind} skill {task}", **self.curve(kind, task, alone)
+            )
+            skills = psec.learn_skill(bases, data, adapter=adapter, **how)
+            self.keep(skill_name(task, kind), skills, self.config.chain.tasks[task].dataset)
+        return self.libraries
+
+    def curve(self, method: str, task: str, deploy: Callable[[list], list]) -> dict[str, Any]:
+        """How a training is evaluated on the way, where ``evaluation.curve_every`` asks for it."""
+        plan, environment = self.config.evaluation, self.config.chain.tasks[task].environment
+        where = {"task": task, "method": method, "metric": "learning_return"}
 
         def inspect(step: int, trained: list) -> list[float]:
-            found = evaluate(deploy(trained), task)
-            where = {"task": task, "method": curve_of, "step": step, "metric": "learning_return"}
-            record(found, **where)
-            return [evaluation.mean for evaluation in found]
+            evaluations = self.evaluate(deploy(trained), environment, f"evaluate {task}")
+            self.record(evaluations, step=step, **where)
+            return [evaluation.mean for evaluation in evaluations]
 
-        curve = {"every": config.evaluation.curve_every, "inspect": inspect}
-        curve |= {"best": config.evaluation.best}
-        return this.fitting(stage, label, **(curve if curve["every"] else {}))
+        asked = {"every": plan.curve_every, "inspect": inspect, "best": plan.best}
+        return asked if plan.curve_every else {}
 
-    for task in dict.fromkeys(column.target for column in chain.columns):
-        for seed in seeds:
-            this.recorder.demonstrations(data[task], setting="continual", task=task, seed=seed)
 
-    # π₀ by behavior cloning on the source.
-    backbone = config.backbone.build(source.action_size)
-    bases = (
-        [opened.bases[seed] for seed in seeds]
-        if opened.bases
-        else psec.pretrain(
-            source,
-            backbone=backbone,
-            statistics=config.statistics(source),
-            **this.fitting(config.pretrain, "pretrain"),
-        )
+def zero_shot(run: Run, column: Column) -> list:
+    """π₀ as it is."""
+    return run.bases
+
+
+def scratch(run: Run, column: Column) -> list:
+    """Cloning of the target's demonstrations alone."""
+    return run.scratch[column.target]
+
+
+def skill(run: Run, column: Column) -> list:
+    """The target's skill on π₀ at weight 1."""
+    run.low_rank  # noqa: B018  (puts the skills into the libraries)
+    return run.with_skill(column.target)
+
+
+def composed(
+    run: Run, column: Column, name: str, parts: str, level: str, context: bool = True
+) -> list:
+    """π₀ and skills, or policies from scratch, mixed by weights that are trained on the target's
+    demonstrations."""
+    config, data = run.config, run.data.tasks[column.target]
+    if replayed := config.data.replayed_trajectories:
+        data = psec.concatenate([data, run.data.source.take(replayed)])
+    if parts == "scratch":
+        policies = {task: run.scratch[task] for task in column.skills}
+        policies["base"] = run.bases
+        seeds = zip(*policies.values(), strict=True)
+        mixed = [dict(zip(policies, each, strict=True)) for each in seeds]
+        names = column.skills
+    else:
+        mixed, names = getattr(run, parts), [skill_name(task, parts) for task in column.skills]
+    label = f"compose {name}{'' if context else '_fixed'} {column.name}"
+    return psec.compose(
+        mixed,
+        data,
+        skills=names,
+        composer=config.composer_at(level, len(names), context),
+        **run.fitting(config.mixing(context), label),
     )
-    libraries = this.libraries_of(bases)
-    bases = [library.base for library in libraries]
 
-    # Expansion: one skill a task, low-rank or dense, and policies from scratch to compare with.
-    scratch: dict[str, list[psec.Policy]] = {}
-    for parts in dict.fromkeys(method.parts for method in methods.values() if method.parts):
-        for task in data:
-            if parts == "policies":
-                scratch[task] = psec.pretrain(
-                    data[task],
-                    backbone=backbone,
-                    statistics=config.statistics(data[task]),
-                    **fitting(config.scratch, f"scratch {task}", parts, task, list),
+
+METHODS = {
+    "zero_shot": Method("π₀, zero-shot", zero_shot, "pretrain"),
+    "scratch": Method("Scratch", scratch),
+    "skill": Method("Skill, not composed", skill, "skill"),
+}
+for _name, _label, _parts, _level in (
+    ("asec", "ASEC", "scratch", "action"),
+    ("nsec", "NSEC", "scratch", "noise"),
+    ("asec_skills", "ASEC, PSEC's skills", "low_rank", "action"),
+    ("nsec_skills", "NSEC, PSEC's skills", "low_rank", "noise"),
+    ("psec_mlp", "PSEC (MLP)", "full", "parameter"),
+    ("psec", "PSEC", "low_rank", "parameter"),
+):
+    METHODS |= mixture(_name, _label, _level, partial(composed, name=_name, parts=_parts))
+
+
+def run(config: Continual, out: Path, recorder: Recorder) -> None:
+    """Every method in every column with every seed, then the table and the figures."""
+    columns, tasks = config.chain.columns, config.chain.tasks
+    with Simulators(config.at_once * min(50, config.evaluation.episodes)) as simulators:
+        data = Data.opened(config, simulators)
+        for seeds in unfinished(config, recorder, [column.name for column in columns]):
+            this = Run(config, data, seeds, out, recorder, simulators)
+            for task in dict.fromkeys(column.target for column in columns):
+                this.demonstrations([data.tasks[task]] * len(seeds), task)
+            for column in columns:
+                methods = {
+                    name: method._replace(agents=partial(method.agents, column=column))
+                    for name, method in METHODS.items()
+                }
+                this.measure(
+                    methods,
+                    column.name,
+                    tasks[column.target].environment,
+                    episodes=f"evaluate {column.target}",
+                    suffix=slug(column.name),
                 )
-                continue
-            label, deploy = f"{parts} skill {task}", partial(alone, bases)
-            skills = psec.learn_skill(
-                bases,
-                data[task],
-                adapter=config.adapter.build(parts),
-                **fitting(config.skill, label, parts, task, deploy),
-            )
-            this.keep(libraries, skill_name(task, parts), skills, chain.tasks[task].dataset)
-
-    # Composition on the target's data, and evaluation, column by column.
-    evaluations: dict[tuple[str, str], list[Evaluation]] = {}
-    for column in chain.columns:
-        target = column.target
-        replay = config.composer.source_trajectories
-        mixing = psec.concatenate([data[target], source.take(replay)]) if replay else data[target]
-        for name, method in methods.items():
-            if name == "zero_shot":
-                agents = bases
-            elif name == "scratch":
-                agents = scratch[target]
-            elif name == "skill":
-                agents = alone(bases, [library.get(target) for library in libraries])
-            else:
-                given, skills = libraries, [skill_name(t, method.parts) for t in column.skills]
-                if method.parts == "policies":
-                    given, skills = with_base(bases, scratch), column.skills
-                agents = psec.compose(
-                    given,
-                    mixing,
-                    skills=skills,
-                    composer=config.composer.build(len(skills), method.level, method.context),
-                    **this.fitting(config.mixing(method.context), f"compose {name} {column.name}"),
-                )
-            seen = (name, target if method.level is None else column.name)
-            if seen not in evaluations:
-                evaluations[seen] = evaluate(agents, target)
-            if name == "psec" and seeds[0] == config.seeds[0]:
-                trace(agents[0], column.name, chain.tasks[target].environment, this)
-            where = {"task": column.name, "method": name}
-            this.leave(agents, agent_name(name, column.name), **where)
-            step = config.scratch.steps if method.parts == "policies" else config.skill.steps
-            record(evaluations[seen], step=step, **where)
-
-
-def alone(bases: list[psec.Policy], skills: list[psec.Skill]) -> list[psec.Policy]:
-    """Each π₀ with its skill at weight 1."""
-    return [
-        base.with_bank(psec.Bank.of({"skill": skill}))
-        for base, skill in zip(bases, skills, strict=True)
-    ]
-
-
-def with_base(
-    bases: list[psec.Policy], scratch: dict[str, list[psec.Policy]]
-) -> list[dict[str, psec.Policy]]:
-    """Each π₀ among the policies from scratch, as ``compose`` takes them."""
-    return [
-        {**{task: policies[index] for task, policies in scratch.items()}, "base": base}
-        for index, base in enumerate(bases)
-    ]
-
-
-def trace(agent: Any, column: str, environment: str, this: Stages) -> None:
-    """α(s) over one episode of the first seed, as a figure and as numbers."""
-    found = trace_weights(agent, environment, key=this.key("trace")[0])
-    this.recorder.trace(f"weights_{slug(column)}", found, agent.names, title=f"PSEC, {column}")
+    report(config, recorder)
 
 
 def report(config: Continual, recorder: Recorder) -> None:
@@ -274,54 +248,28 @@ def report(config: Continual, recorder: Recorder) -> None:
     recorder.figure("returns.png", figures.bars, *shown)
 
 
-def skill_name(task: str, parts: str) -> str:
-    return task if parts == "low_rank" else f"{task}-{parts}"
-
-
-def agent_name(method: str, column: str) -> str:
-    return f"{method}-{slug(column)}"
+def skill_name(task: str, kind: str) -> str:
+    return task if kind == "low_rank" else f"{task}-{kind}"
 
 
 def slug(column: str) -> str:
-    """A column's name as part of a file's."""
+    """A column's name as the end of a file's."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", column.replace("→", "_to_"))
 
 
 def check(config: Continual) -> None:
-    """Refuse what the schema alone cannot: unknown methods, tasks, and impossible pairs."""
-    chain = config.chain
-    config.check(METHODS, [column.name for column in chain.columns])
-    if not chain.columns:
-        raise ConfigError("chain.columns needs at least one entry")
-    named = {chain.source} | {t for c in chain.columns for t in (c.target, *c.skills)}
-    if unknown := sorted(named - set(chain.tasks)):
-        raise ConfigError(f"tasks {unknown} are not in chain.tasks, which has {list(chain.tasks)}")
-    if "base" in chain.tasks:
-        raise ConfigError("chain.tasks has a task 'base', which is π₀'s own name; rename it")
-    if config.composer.source_trajectories > config.data.source_trajectories:
-        raise ConfigError(
-            f"composer.source_trajectories {config.composer.source_trajectories} are more than "
-            f"data.source_trajectories, {config.data.source_trajectories}"
-        )
-    files = [agent_name(name, column.name) for name in config.methods for column in chain.columns]
-    for name in files:
-        try:
+    """Refuse what the schema alone cannot: unknown methods, columns that are one as files."""
+    columns = [column.name for column in config.chain.columns]
+    stages.check(config, METHODS, columns)
+    files = [f"{name}-{slug(column)}" for name in config.methods for column in columns]
+    with naming("chain.columns"):
+        for name in files:
             check_name(name, "agent")
-        except ValueError as error:
-            raise ConfigError(f"chain.columns: {error}") from None
     if len(set(files)) < len(files):
         raise ConfigError(f"chain.columns have names that are one as files: {sorted(files)}")
-    if config.evaluation.best and not config.evaluation.curve_every:
-        raise ConfigError("evaluation.best needs evaluation.curve_every, which finds the best")
     if config.evaluation.best and config.at_once > 1:
         raise ConfigError(
             "evaluation.best keeps the best state of one seed; use side_by_side=false, or one seed"
-        )
-    levels = {METHODS[name].level for name in config.methods}
-    if "noise" in levels and config.backbone.kind != "diffusion":
-        raise ConfigError(
-            "nsec mixes noise predictions, which only backbone=diffusion makes; leave nsec out "
-            "of methods"
         )
 
 

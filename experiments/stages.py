@@ -1,57 +1,94 @@
-"""What the stages of a run have in common."""
+"""What the stages of the three settings have in common."""
 
+import itertools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from gymnasium.vector import VectorEnv
 
 import psec_jax as psec
-from experiments.config import ConfigError, Setting, Stage
+from experiments.config import ConfigError, Setting
 from experiments.recording import Recorder
-from psec_jax import (
-    Policy,
-    Skill,
-    SkillLibrary,
-    TransitionDataset,
-    agents,
-    concatenate,
-    load_dataset,
-    storage,
-)
+from experiments.simulators import Simulators
+from psec_jax import agents, storage
 from psec_jax.errors import BrokenFile
-from psec_jax.evaluation import Evaluation
+from psec_jax.evaluation import Evaluation, trace_weights
 from psec_jax.training.processes import leads, meet
-from psec_jax.training.seeds import named_key
+from psec_jax.training.seeds import for_each_seed, named_key
 
 
-def run_seeds(
-    config: Setting, run: Callable[[list[int]], None], finished: Callable[[int], bool]
-) -> None:
-    """``run(seeds)`` for the seeds that are not ``finished``, together or one by one.
+class Method(NamedTuple):
+    """A row of the table: its label, and of a run each seed's agent."""
 
-    Together all are run or none, for what they train together is also saved together.
-    """
-    left = [seed for seed in config.seeds if not finished(seed)]
-    if left and config.side_by_side:
-        run(config.seeds)
-    else:
-        for seed in left:
-            run([seed])
+    label: str
+    agents: Callable[..., list]
+    # After whose steps it is measured.
+    stage: str = "scratch"
+    # At which it mixes, if it does.
+    level: str | None = None
 
 
-def load(name: str, trajectories: int | None = None) -> TransitionDataset:
-    """The dataset ``name``; raises ``ConfigError`` or ``BrokenFile`` where it cannot be had."""
+def mixture(
+    name: str, label: str, level: str, composed: Callable[..., list], stage: str = "skill"
+) -> dict[str, Method]:
+    """Two rows: with a context network, and ``<name>_fixed`` with constant weights."""
+    agents = partial(composed, level=level)
+    fixed = partial(agents, context=False)
+    return {
+        name: Method(label, agents, stage, level),
+        f"{name}_fixed": Method(f"{label} w/o context", fixed, stage, level),
+    }
+
+
+def mixtures(composed: Callable[..., list]) -> dict[str, Method]:
+    """The rows of all three levels."""
+    return {
+        **mixture("asec", "ASEC", "action", composed),
+        **mixture("nsec", "NSEC", "noise", composed),
+        **mixture("psec", "PSEC", "parameter", composed),
+    }
+
+
+def check(config: Setting, methods: Mapping[str, Method], columns: Iterable[str]) -> None:
+    """Refuse what ``Setting.check`` does, networks that cannot be made, and levels at which the
+    backbone cannot be mixed."""
+    config.check(methods, columns)
+    key, statistics = jax.random.key(0), psec.Statistics.identity(1)
+    with naming("backbone"):
+        policy = psec.Policy.create(config.backbone(action_size=1), statistics, key)
+    weights = config.composer(skills=1).weights
+    if isinstance(weights, nn.Module):
+        with naming("composer.weights"):
+            weights.init(key, jnp.zeros((1, 1)))
+    for name in config.methods:
+        if level := methods[name].level:
+            with naming(f"method {name}"):
+                config.levels[level].check((policy,))
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Raises ``ConfigError`` with the name of data that cannot be used."""
     try:
-        return load_dataset(name, trajectories)
+        yield
     except BrokenFile:
         raise
-    except ValueError as error:
-        raise ConfigError(f"dataset {name}: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{what}: {error}") from None
+
+
+def load(name: str, trajectories: int | None = None) -> psec.TransitionDataset:
+    """The dataset ``name``; raises ``ConfigError`` or ``BrokenFile`` where it cannot be had."""
+    with naming(f"dataset {name}"):
+        return psec.load_dataset(name, trajectories)
 
 
 def check_alike(parts: Mapping[str, Any], vector: VectorEnv) -> None:
@@ -61,30 +98,45 @@ def check_alike(parts: Mapping[str, Any], vector: VectorEnv) -> None:
     sizes = {"the environment": tuple(space.shape[-1] for space in spaces)}
     sizes |= {name: (part.observation_size, part.action_size) for name, part in parts.items()}
     if len(set(sizes.values())) > 1:
-        found = ", ".join(f"{size} of {name}" for name, size in sizes.items())
+        listed = ", ".join(f"{size} of {name}" for name, size in sizes.items())
         raise ConfigError(
-            f"(observation, action) sizes differ: {found}; use data of the same robot"
+            f"(observation, action) sizes differ: {listed}; use data of the same robot"
         )
 
 
-def check_joined(datasets: Sequence[TransitionDataset]) -> None:
+def check_joined(datasets: Iterable[psec.TransitionDataset]) -> None:
     """Raises ``ConfigError`` where ``datasets`` cannot become one."""
-    try:
-        concatenate([data.take(1) for data in datasets])
-    except ValueError as error:
-        raise ConfigError(f"data that are trained on together: {error}") from None
+    with naming("data that are trained on together"):
+        psec.concatenate([data.take(1) for data in datasets])
 
 
-def library_of(base: Policy, path: Path) -> SkillLibrary:
-    """The library at ``path``, begun around ``base`` where there is none."""
-    if leads() and not path.exists():
-        SkillLibrary.create(path, base)
-    meet()
-    return SkillLibrary.open(path)
+def unfinished(config: Setting, recorder: Recorder, columns: Iterable[str]) -> list[list[int]]:
+    """The seeds that are not measured yet: all that are trained together, or one by one.
+
+    Together all are run or none, for what they train together is also saved together.
+    """
+    left = [
+        seed
+        for seed in config.seeds
+        if not measured(config, recorder, seed, config.methods, columns)
+    ]
+    return [config.seeds] if left and config.side_by_side else [[seed] for seed in left]
 
 
-@dataclass(frozen=True)
-class Stages:
+def measured(
+    config: Setting,
+    recorder: Recorder,
+    seed: int,
+    methods: Iterable[str],
+    columns: Iterable[str],
+) -> bool:
+    """Whether these methods were in these columns."""
+    wanted = itertools.product(methods, columns, config.metrics)
+    return all(recorder.has(method, column, seed, metric) for method, column, metric in wanted)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
     """Seeds of one configuration that are trained together.
 
     What the stages make are lists, one entry a seed. Subclasses hold what several methods build
@@ -92,52 +144,119 @@ class Stages:
     """
 
     config: Setting
+    data: Any
     seeds: list[int]
     out: Path
     recorder: Recorder
+    simulators: Simulators
 
-    def measured(self, method: str, task: str, metric: str) -> bool:
-        """Whether no seed needs to run ``method`` any more."""
-        return all(self.recorder.has(method, task, seed, metric) for seed in self.seeds)
+    setting: ClassVar[str]
 
     def key(self, name: str) -> jax.Array:
         """The random keys of the stage called ``name``, (seed,)."""
         return named_key(jnp.stack([jax.random.key(seed) for seed in self.seeds]), name)
 
-    def training(self, stage: Stage, label: str, **more: Any) -> psec.Training:
-        """How the verb under ``label`` trains: the stage's numbers and the run's records."""
-        return stage.training(
+    def fitting(self, training: psec.Training, label: str, **more: Any) -> dict[str, Any]:
+        """The key and the training of a verb: as configured, under ``label``, with the run's
+        records."""
+        training = replace(
+            training,
             label=[f"{label} (seed {seed})" for seed in self.seeds],
             progress=self.config.progress,
             writer=self.recorder.writer,
             checkpoints=self.recorder.checkpoints,
             **more,
         )
+        return {"key": self.key(label), "training": training}
 
-    def fitting(self, stage: Stage, label: str, **more: Any) -> dict[str, Any]:
-        """The key and the training of a verb."""
-        return {"key": self.key(label), "training": self.training(stage, label, **more)}
+    def clone(
+        self, label: str, data: Any, training: psec.Training, **more: Any
+    ) -> list[psec.Policy]:
+        """Behavior cloning into a fresh policy, of the same data or of each seed's own."""
+        each = for_each_seed(data, len(self.seeds), "data")
+        return psec.pretrain(
+            data,
+            backbone=self.config.backbone(action_size=each[0].action_size),
+            statistics=[self.config.statistics(part) for part in each],
+            **self.fitting(training, label, **more),
+        )
 
-    def libraries_of(self, bases: Sequence[Policy]) -> list[SkillLibrary]:
+    def libraries_of(self, bases: Sequence[psec.Policy]) -> list[psec.SkillLibrary]:
         """Each seed's library, begun around its base where there is none."""
-        return [
-            library_of(base, self.out / f"seed_{seed}" / "library")
-            for seed, base in zip(self.seeds, bases, strict=True)
-        ]
+        paths = [self.out / f"seed_{seed}" / "library" for seed in self.seeds]
+        for path, base in zip(paths, bases, strict=True):
+            if leads() and not path.exists():
+                psec.SkillLibrary.create(path, base)
+        meet()
+        return [psec.SkillLibrary.open(path) for path in paths]
 
-    def keep(
-        self, libraries: Sequence[SkillLibrary], name: str, skills: Sequence[Skill], dataset: str
-    ) -> None:
+    def keep(self, name: str, skills: Sequence[psec.Skill], dataset: str) -> None:
         """Put each seed's skill into its library, unless an interrupted run did."""
-        for library, skill, seed in zip(libraries, skills, self.seeds, strict=True):
+        for library, skill, seed in zip(self.libraries, skills, self.seeds, strict=True):
             if leads() and name not in library.names():
                 library.add(name, skill, dataset=dataset, seed=seed)
         meet()
 
-    def evaluate(self, agents: Sequence[Any], vector: VectorEnv, name: str) -> list[Evaluation]:
+    @property
+    def bases(self) -> list[psec.Policy]:
+        return [library.base for library in self.libraries]
+
+    def with_skill(self, name: str) -> list[psec.Policy]:
+        """Each seed's π₀ with one skill at weight 1."""
+        return [library.base.with_bank(library.bank([name])) for library in self.libraries]
+
+    def measure(
+        self,
+        methods: Mapping[str, Method],
+        task: str,
+        environment: str,
+        episodes: str = "evaluate",
+        suffix: str = "",
+    ) -> None:
+        """Every method in one column of the table: trained, evaluated, stored and recorded.
+
+        ``episodes`` names the keys of the evaluation, and ``suffix`` ends the names of files.
+        """
+        config = self.config
+        for name in config.methods:
+            if all(measured(config, self.recorder, seed, [name], [task]) for seed in self.seeds):
+                continue
+            trained = methods[name].agents(self)
+            evaluations = self.evaluate(trained, environment, episodes)
+            if name == "psec" and self.seeds[0] == config.seeds[0]:
+                self.trace(trained[0], task, environment, suffix)
+            self.leave(trained, f"{name}-{suffix}" if suffix else name, method=name, task=task)
+            step = getattr(config, methods[name].stage).steps
+            for metric, each in self.measurements(evaluations).items():
+                self.record(each, task=task, method=name, step=step, metric=metric)
+
+    def evaluate(self, agents: Sequence[Any], environment: str, name: str) -> list[Evaluation]:
         """Each seed's agent, with the keys of the stage called ``name``."""
-        episodes = self.config.evaluation.episodes
+        vector, episodes = self.simulators.of(environment), self.config.evaluation.episodes
         return psec.evaluate(list(agents), vector, episodes=episodes, key=self.key(name))
+
+    def measurements(self, evaluations: list[Evaluation]) -> dict[str, list[Evaluation]]:
+        """Metric → what is recorded of each seed."""
+        return {"return": evaluations}
+
+    def record(self, evaluations: Sequence[Evaluation], **where: Any) -> None:
+        """See ``Recorder.evaluation``."""
+        for seed, evaluation in zip(self.seeds, evaluations, strict=True):
+            self.recorder.evaluation(
+                setting=self.setting, seed=seed, evaluation=evaluation, **where
+            )
+
+    def demonstrations(self, data: Sequence[psec.TransitionDataset], task: str) -> None:
+        """Record the return of each seed's data themselves."""
+        for seed, each in zip(self.seeds, data, strict=True):
+            self.recorder.demonstrations(each, setting=self.setting, task=task, seed=seed)
+
+    def trace(self, agent: Any, task: str, environment: str, suffix: str) -> None:
+        """α(s) over one episode, as a figure and as numbers, with pictures where there are any."""
+        pictures = 10 if environment.startswith("metadrive/") else 0
+        trace = trace_weights(agent, environment, key=self.key("trace")[0], picture_every=pictures)
+        name = f"weights_{suffix}" if suffix else "weights"
+        self.recorder.trace(name, trace, agent.names, title=f"PSEC, {task}")
 
     def leave(self, trained: Sequence[Any], name: str, **provenance: Any) -> None:
         """Store each seed's agent as ``seed_N/agents/<name>``.
@@ -152,8 +271,3 @@ class Stages:
                 if path.exists():
                     shutil.rmtree(path)
                 agent.save(path, seed=seed, **provenance)
-
-    def record(self, evaluations: Sequence[Evaluation], **where: Any) -> None:
-        """See ``Recorder.evaluation``."""
-        for seed, evaluation in zip(self.seeds, evaluations, strict=True):
-            self.recorder.evaluation(seed=seed, evaluation=evaluation, **where)

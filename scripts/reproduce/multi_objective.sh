@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 out=${OUT:-outputs/reproduce/multi_objective}
 data=()
 if [ "${DATA:-dsrl}" = local ]; then
-  data=(dataset=local objectives.critics.feasibility.threshold=0.01)
+  data=(dataset=local guidance.objectives.feasibility.threshold=0.01)
   data+=(task=bullet/carrun,bullet/ballrun,bullet/ballcircle,metadrive/easymean,metadrive/mediummean)
 fi
 .venv/bin/python -m experiments.multi_objective --multirun hydra.sweep.dir="$out" \

@@ -12,8 +12,9 @@ from hydra import compose, initialize_config_dir
 
 import psec_jax as psec
 from experiments import continual, dynamics_shift, multi_objective
-from experiments.config import Continual, DynamicsShift, MultiObjective, parse
+from experiments.config import parse
 from experiments.recording import Recorder
+from experiments.settings import Continual, DynamicsShift, MultiObjective
 from psec_jax.data.hdf5 import write_hdf5
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,7 @@ FREE = "some of the datasets have costs and some have none"
         ("continual", "continual", "other", [], "use data of the same robot"),
         ("continual", "other", "continual", [], "use data of the same robot"),
         ("continual", "other", "other", [], "use data of the same robot"),
-        ("continual", "continual", "continual_free", ["composer.source_trajectories=1"], FREE),
+        ("continual", "continual", "continual_free", ["data.replayed_trajectories=1"], FREE),
         ("continual", "continual", "continual", ["data.target_trajectories=13"], "12"),
         (
             "continual",

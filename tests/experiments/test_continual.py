@@ -14,9 +14,10 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 import psec_jax as psec
-from experiments.config import ConfigError, Continual, parse
+from experiments.config import ConfigError, parse
 from experiments.continual import METHODS, check, run
 from experiments.recording import Recorder
+from experiments.settings import Continual
 from psec_jax.report import results
 from psec_jax.training.seeds import named_key
 
@@ -191,7 +192,7 @@ def test_the_gaussian_backbone_runs_where_noise_is_not_mixed(tmp_path):
 
 
 def test_source_trajectories_join_the_context_networks_data(tmp_path):
-    config = configure("chain=walker_walk", "methods=[psec]", "composer.source_trajectories=1")
+    config = configure("chain=walker_walk", "methods=[psec]", "data.replayed_trajectories=1")
     run(config, tmp_path, Recorder(tmp_path))
     assert (tmp_path / "table.md").exists()
 
@@ -204,7 +205,7 @@ def test_source_trajectories_join_the_context_networks_data(tmp_path):
         ("+pretrain.momentum=1", "momentum"),
         ("pretrain.steps=many", "pretrain.steps"),
         ("pretrain.steps=0", "steps"),
-        ("skill.learning_rate=-1", "learning_rate"),
+        ("skill.optimizer.learning_rate=-1", "skill.optimizer: learning_rate must be above 0"),
         ("skill.batch_size=0", "batch_size"),
         ("seeds=7", "seeds"),
         ("seeds=[]", "seeds"),
@@ -212,16 +213,16 @@ def test_source_trajectories_join_the_context_networks_data(tmp_path):
         ("seeds=[1,4294967297]", "seeds must be from 0 to .*4294967295, not 4294967297"),
         ("seeds=[4294967296]", "seeds must be from 0 to .*, not 4294967296"),
         ("seeds=[-1]", "seeds must be from 0 to .*, not -1"),
-        ("composer.source_trajectories=3", "more than data.source_trajectories, 2"),
+        ("data.replayed_trajectories=3", "data: replayed_trajectories 3 are more than .*, 2"),
         ("optimize.method=nsec_skills", "optimize.method 'nsec_skills' is not measured here"),
         ("optimize.metric=cost", r"optimize.metric 'cost' .* use one of \['return'\]"),
         ("optimize.task='S→X'", "optimize.task 'S→X' is not measured here; use one of .*S→W"),
         ("adapter.rank=0", "rank"),
         ("adapter.rank=eight", "adapter.rank"),
         ("adapter.targets='('", "regular expression"),
-        ("backbone.activation=sine", "sine"),
+        ("backbone.network.activation=sine", "sine"),
         ("backbone.schedule=quadratic", "quadratic"),
-        ("backbone.noise=pink", "noise 'pink' is unknown; .*'beta', 'posterior'"),
+        ("backbone.noise=pink", "backbone: noise 'pink' is unknown; .*'beta', 'posterior'"),
         ("backbone.kind=transformer", "transformer"),
         ("methods=[psec,magic]", "magic"),
         ("methods=[]", "methods"),
@@ -240,7 +241,7 @@ def test_a_wrong_configuration_is_refused_and_named(override, named):
     ("overrides", "noise"), [([], "posterior"), (["backbone.noise=beta"], "beta")]
 )
 def test_the_configuration_names_the_samplers_noise(overrides, noise):
-    assert configure(*overrides).backbone.build(2).noise == noise
+    assert configure(*overrides).backbone(action_size=2).noise == noise
 
 
 def test_the_best_state_is_of_one_seed():
@@ -251,8 +252,8 @@ def test_the_best_state_is_of_one_seed():
 
 
 def test_mixing_noise_needs_the_diffusion_backbone():
-    with pytest.raises(ConfigError, match="backbone=diffusion"):
-        configure("backbone=gaussian", "methods=[nsec]")
+    with pytest.raises(ConfigError, match=r"method nsec_skills: .* only a diffusion backbone"):
+        configure("backbone=gaussian", "methods=[nsec_skills]")
 
 
 def test_a_refused_configuration_computes_nothing_and_says_why_in_one_line(tmp_path):

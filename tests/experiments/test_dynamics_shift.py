@@ -11,15 +11,17 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import psec_jax as psec
-from experiments.config import ConfigError, DynamicsShift, parse
-from experiments.dynamics_shift import METHODS, Data, Run, check, column_name, run
+from experiments.config import ConfigError, parse
+from experiments.dynamics_shift import Data, Run, check, column_name, methods, run
 from experiments.recording import Recorder, start_recording
+from experiments.settings import DynamicsShift
+from experiments.simulators import Simulators
 from psec_jax.evaluation import scores
 from psec_jax.report import results
 from psec_jax.training.seeds import named_key
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("scale=smoke", "progress=false", "evaluation.episodes=1", "critics.candidates=2")
+SMALL = ("scale=smoke", "progress=false", "evaluation.episodes=1", "best_of.candidates=2")
 
 
 def configure(*overrides: str) -> DynamicsShift:
@@ -34,6 +36,7 @@ def launch(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     return subprocess.run([*command, *SMALL, *overrides], cwd=ROOT, capture_output=True, text=True)
 
 
+METHODS = methods(configure())
 WORDS = ("seeds=[3]", f"methods=[{','.join(METHODS)}]", "shift=gravity+friction")
 
 
@@ -101,35 +104,37 @@ def test_a_run_started_again_goes_on_to_the_same_numbers(finished, tmp_path):
 
 def test_a_folder_of_another_configuration_is_refused_with_the_difference(finished):
     out, _ = finished
-    process = launch(out, *WORDS, "critics.temperature=1")
+    process = launch(out, *WORDS, "guidance.weights.temperature=1")
     assert process.returncode == 1
-    assert "critics.temperature: 3.0 there, 1 now" in process.stderr
+    assert "guidance.weights.temperature: 3.0 there, 1 now" in process.stderr
     assert "Traceback" not in process.stderr
 
 
 def test_baselines_act_as_their_plans_say_and_may_be_trained_with_others(tmp_path):
     """Several seeds side by side, whose actors differ, at the smallest sizes."""
-    small = ("hidden: [8]", "batch_size: 16")
-    words = (
-        "seeds=[0,1]",
-        "methods=[td3bc,cql,rebrac]",
-        f"baselines.td3bc={{{', '.join(small)}}}",
-        f"baselines.cql={{{', '.join(small)}}}",
-        f"baselines.rebrac={{{', '.join(small)}}}",
-    )
-    config = configure(*words)
-    for name in config.methods:
-        plan = getattr(config.baselines, name)
-        assert plan.backbone(2).deterministic and plan.backbone(2).network.hidden == (8,)
-    assert config.baselines.cql.build(None, psec.objectives.Return()).alpha == 5.0
+    names = ("td3bc", "cql", "rebrac")
+    small = "{backbone: {network: {hidden: [8]}}, batch_size: 16}"
+    words = [f"baselines.{name}={small}" for name in names]
+    config = configure("seeds=[0,1]", f"methods=[{','.join(names)}]", *words)
+    for plan in config.baselines.values():
+        backbone = plan.backbone(action_size=2)
+        assert backbone.deterministic and backbone.network.hidden == (8,)
+    assert config.baselines["cql"].learner(trained=None).alpha == 5.0
     recorder = Recorder(tmp_path)
     run(config, tmp_path, recorder)
     recorder.close()
     rows = results.read([tmp_path / "results.jsonl"])
-    found = {(row.method, row.seed): row.values for row in rows if row.metric == "return"}
-    assert set(found) == {(name, seed) for name in config.methods for seed in (0, 1)}
-    for name in config.methods:
-        assert list(found[name, 0]) != list(found[name, 1])
+    values = {(row.method, row.seed): row.values for row in rows if row.metric == "return"}
+    assert set(values) == {(name, seed) for name in names for seed in (0, 1)}
+    for name in names:
+        assert list(values[name, 0]) != list(values[name, 1])
+
+
+def test_a_baseline_of_ones_own_is_a_row_by_configuration_alone(tmp_path):
+    config = configure("seeds=[0]", "methods=[mine]", "+baselines.mine=${baselines.td3bc}")
+    run(config, tmp_path, Recorder(tmp_path))
+    rows = results.read([tmp_path / "results.jsonl"])
+    assert "mine" in {row.method for row in rows}
 
 
 def test_what_passes_may_differ_between_runs_of_one_folder(finished):
@@ -142,8 +147,9 @@ def test_what_passes_may_differ_between_runs_of_one_folder(finished):
 
 def test_each_seed_has_its_own_share_of_the_targets_trajectories(tmp_path):
     config = configure("target.fraction=0.1", "target.trajectories=20")
-    data = Data.opened(config)
-    chosen = Run(config, [0, 1, 0], tmp_path, None, data).targets
+    with Simulators(1) as simulators:
+        data = Data.opened(config, simulators)
+        chosen = Run(config, data, [0, 1, 0], tmp_path, None, simulators).targets
     assert [len(data.ends) for data in chosen] == [2, 2, 2]
     np.testing.assert_array_equal(chosen[0].observations, chosen[2].observations)
     assert not np.array_equal(chosen[0].returns, chosen[1].returns)
@@ -151,7 +157,9 @@ def test_each_seed_has_its_own_share_of_the_targets_trajectories(tmp_path):
 
 def test_joint_training_sees_every_sources_and_the_targets_data(tmp_path):
     config = configure("shift=gravity+friction")
-    opened = Run(config, [0], tmp_path, None, Data.opened(config))
+    with Simulators(1) as simulators:
+        data = Data.opened(config, simulators)
+        opened = Run(config, data, [0], tmp_path, None, simulators)
     assert list(opened.sources) == ["gravity", "friction"]
     assert [len(data.ends) for data in opened.sources.values()] == [2, 2]
 
@@ -174,17 +182,20 @@ def test_a_column_is_named_by_robot_data_and_shift(dataset, column):
         (["shift=wind"], "which walker2d has no data of; expected one or more of"),
         (["shift=gravity+gravity"], "names a source twice"),
         (["observation_floor=0"], "observation_floor must be above 0, not 0"),
-        (["target.fraction=0"], r"target.fraction must be in \(0, 1\], not 0"),
+        (["target.fraction=0"], r"target: fraction must be in \(0, 1\], not 0"),
         (["methods=[magic]"], r"\['magic'\] are unknown"),
-        (["methods=[nsec]", "backbone=gaussian"], "only backbone=diffusion"),
-        (["critics.expectile=1"], r"critics.expectile must be in \(0, 1\)"),
-        (["critics.temperature=-1"], "temperature must be at least 0"),
-        (["critics.candidates=0"], "candidates must be at least 1"),
-        (["critics.discount=1"], r"discount must be in \[0, 1\)"),
-        (["baselines.td3bc.alpha=-1"], r"baselines.td3bc.alpha must be at least 0, not -1"),
-        (["baselines.rebrac.critic_penalty=-1"], r"baselines.rebrac.critic_penalty must be at"),
-        (["baselines.cql.batch_size=0"], r"baselines.cql.batch_size must be at least 1, not \[0"),
-        (["baselines.cql.hidden=[8,0]"], r"baselines.cql.hidden must be at least 1, not \[8, 0"),
+        (["methods=[nsec]", "backbone=gaussian"], r"method nsec: .* only a diffusion backbone"),
+        (["guidance=reward_safety"], "guidance.weights must be those of one skill"),
+        (["guidance.expectile=1"], r"guidance: expectile of 'return' must be in \(0, 1\)"),
+        (["guidance.weights.temperature=-1"], "guidance.weights: temperature must be at least 0"),
+        (["best_of.candidates=0"], "best_of: candidates must be"),
+        (["guidance.objectives.return.discount=1"], r"return: discount must be in \[0, 1\)"),
+        (["baselines.td3bc.learner.alpha=-1"], "td3bc.learner: alpha must be at least 0, not -1"),
+        (["baselines.rebrac.learner.critic_penalty=-1"], "rebrac.learner: critic_penalty must be"),
+        (
+            ["baselines.cql.batch_size=0"],
+            "baselines.cql: batch_size must be an integer",
+        ),
     ],
 )
 def test_bad_words_are_refused_before_anything_is_computed(words, message):

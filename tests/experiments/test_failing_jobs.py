@@ -17,8 +17,9 @@ from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext
 
 from experiments import collect, continual, dynamics_shift, multi_objective
-from experiments.config import ConfigError, Continual, parse
+from experiments.config import ConfigError, parse
 from experiments.launching import with_home
+from experiments.settings import Continual
 from experiments.status import Status, alone_in
 from experiments.sweeping import job_folder, states
 from psec_jax.errors import BrokenFile, Diverged, NotSaved

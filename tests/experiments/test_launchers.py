@@ -12,7 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments import continual, dynamics_shift, multi_objective
-from experiments.config import Continual, DynamicsShift, MultiObjective, parse
+from experiments.config import parse
+from experiments.settings import Continual, DynamicsShift, MultiObjective
 from experiments.sweeping import job_folder, planned
 from psec_jax.envs import known_ids
 

@@ -12,9 +12,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import psec_jax as psec
-from experiments.config import ConfigError, MultiObjective, parse
+from experiments.config import ConfigError, parse
 from experiments.multi_objective import METHODS, Data, check, dataset_name, run
 from experiments.recording import Recorder
+from experiments.settings import MultiObjective
 from psec_jax.data.hdf5 import write_hdf5
 from psec_jax.report import results
 from psec_jax.training.seeds import named_key
@@ -24,7 +25,7 @@ SMALL = (
     "scale=smoke",
     "progress=false",
     "evaluation.episodes=2",
-    "objectives.candidates=2",
+    "best_of.candidates=2",
     "task=bullet/ballrun",
 )
 
@@ -62,7 +63,7 @@ def finished(tmp_path_factory, ballrun) -> tuple[Path, str]:
         out,
         "seeds=[2]",
         f"methods=[{','.join(METHODS)},reward,safety,frugal]",
-        "objectives=reward_safety_energy",
+        "guidance=reward_safety_energy",
         f"dataset={ballrun}",
         "cost_limit=1",
         "other_limits=[50]",
@@ -185,20 +186,22 @@ def test_data_are_named_by_task_and_source(words, name):
         (["methods=[magic]"], r"\['magic'\] are unknown"),
         (["return_quantile=1"], r"return_quantile must be in \[0, 1\)"),
         (["anchor={reward: 1}"], r"must name each of \['reward', 'safety'\]"),
-        (["objectives.acting=speed"], "acting 'speed' is no critic"),
-        (["objectives.among_feasible=speed"], "among_feasible 'speed' is no critic"),
+        (["best_of.critic=speed"], "best_of.critic 'speed' is no critic"),
+        (["best_of.among_feasible=speed"], "among_feasible 'speed' is no critic"),
         (
-            ["objectives.acting=return", "objectives.among_feasible=return"],
-            "among_feasible needs acting by a critic of feasibility, not 'return'",
+            ["best_of.critic=return", "best_of.among_feasible=return"],
+            "among_feasible needs best_of.critic to be one of feasibility, not 'return'",
         ),
-        (["objectives.skills.reward.critic=speed"], "weighed by critic 'speed'"),
-        (["objectives.skills.reward.weights=speed"], "weights 'speed' are unknown"),
-        (["objectives.fisor.temperature=-1"], "temperature"),
-        (["objectives.critics.return.objective=speed"], "objective 'speed' is unknown"),
-        (["objectives.critics.feasibility.safe=1"], "feasibility needs safe < 0 < unsafe"),
-        (["objectives.expectile=0"], "objectives.expectile must be in"),
-        (["objectives.candidates=0"], "objectives.candidates must be at least 1"),
-        (["backbone=gaussian", "methods=[nsec]"], "only backbone=diffusion"),
+        (["guidance.weights.reward.critic=speed"], "reward is weighed by critic 'speed'"),
+        (["guidance.weights.reward.kind=speed"], "weights.reward.kind 'speed' is unknown"),
+        (["fisor.temperature=-1"], "fisor: temperature"),
+        (["guidance.objectives.return.kind=speed"], "return.kind 'speed' is unknown"),
+        (["guidance.objectives.feasibility.safe=1"], "feasibility needs safe < 0 < unsafe"),
+        (["~guidance.weights"], "guidance.weights must name at least one skill"),
+        (["~guidance.objectives", "guidance.expectile=0.9"], "guidance.objectives is missing"),
+        (["guidance.expectile=0"], "expectile of 'return' must be in"),
+        (["best_of.candidates=0"], "best_of: candidates must be an integer of at least 1"),
+        (["backbone=gaussian", "methods=[nsec]"], "only a diffusion backbone"),
     ],
 )
 def test_bad_words_are_refused_before_anything_is_computed(words, message):

@@ -10,8 +10,10 @@ from omegaconf import OmegaConf
 
 import psec_jax as psec
 from experiments import continual, dynamics_shift, multi_objective
-from experiments.config import ConfigError, Continual, DynamicsShift, MultiObjective, parse
+from experiments.config import ConfigError, parse
 from experiments.recording import Recorder
+from experiments.settings import Continual, DynamicsShift, MultiObjective
+from psec_jax.composition import ActionLevel, NoiseLevel
 from psec_jax.data.hdf5 import write_hdf5
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +27,7 @@ SETTINGS = {
 TINY = (
     "progress=false",
     "evaluation.episodes=1",
-    "denoiser={features: 16, blocks: 1}",
+    "backbone.network={features: 16, blocks: 1}",
     "data.source_trajectories=2",
     *(f"{stage}.steps=4" for stage in ("pretrain", "skill", "scratch", "context", "constants")),
     *(f"{stage}.batch_size=8" for stage in ("pretrain", "skill", "scratch", "context")),
@@ -49,46 +51,45 @@ def configure(setting: str, *words: str):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_the_papers_scale_makes_the_published_choices(setting):
     config = configure(setting, "scale=paper")
-    assert config.backbone.build(2).noise == "beta"
-    assert config.adapter.build("low_rank").targets == ".*"
-    composer = config.composer.build(2, "parameter")
-    assert composer.weights.start == "zero"
-    assert composer.base_enters and not composer.through_sampler
-    composer = config.composer.build(2, "noise")
-    assert not composer.base_enters and composer.through_sampler
-    training = config.mixing().training()
-    context = training.optimizer
-    assert (context.learning_rate, context.schedule, training.steps) == (3e-4, "constant", 1001)
+    backbone = config.backbone(action_size=2)
+    assert (backbone.noise, backbone.network.dropout) == ("beta", 0.1)
+    assert config.adapter.targets == ".*"
+    assert config.composer_at("parameter", 2).weights.start == "zero"
+    assert config.levels["noise"] == NoiseLevel(base_enters=False, trained_by="actions")
+    assert config.levels["action"] == ActionLevel(base_enters=False)
+    context = config.context.optimizer
+    assert (context.learning_rate, context.schedule, config.context.steps) == (
+        3e-4,
+        "constant",
+        1001,
+    )
     observations = np.random.default_rng(0).normal(3.0, 2.0, (20, 5))
     data = psec.TransitionDataset(observations, np.zeros((20, 2)), *np.zeros((3, 20)))
     np.testing.assert_array_equal(config.statistics(data).mean, 0)
-    pretrain = config.pretrain.training()
-    assert (pretrain.batch_size, pretrain.optimizer.learning_rate) == (2048, 3e-4)
-    assert pretrain.steps == (200_000 if setting == "dynamics_shift" else 1_000_000)
+    assert (config.pretrain.batch_size, config.pretrain.optimizer.learning_rate) == (2048, 3e-4)
+    assert config.pretrain.steps == (200_000 if setting == "dynamics_shift" else 1_000_000)
 
 
 def test_the_papers_scale_of_dynamics_shift():
     config = configure("dynamics_shift", "scale=paper")
-    assert config.target.by == "transition" and config.critics.timeouts_terminal
-    guidance = config.critics.build(psec.objectives.Return())
-    weigh, optimizer = guidance.weights, guidance.optimizer
-    assert (weigh.temperature, weigh.clip, guidance.expectile) == (10.0, 100.0, 0.7)
-    assert (optimizer.learning_rate, optimizer.schedule) == (3e-4, "constant")
-    assert guidance.value_network.input_norm
+    guidance = config.guidance
+    assert config.target.by == "transition" and config.timeouts_terminal
+    assert guidance.weights == psec.weights.AdvantageWeights("return", 10.0, 100.0)
+    assert guidance.expectile == 0.7 and guidance.value_network.input_norm
+    assert (guidance.optimizer.learning_rate, guidance.optimizer.schedule) == (3e-4, "constant")
 
 
 def test_the_papers_scale_of_multi_objective():
     config = configure("multi_objective", "scale=paper")
-    guidance = config.objectives.build()
-    assert guidance.expectile == {"return": 0.7, "feasibility": 0.9}
+    guidance = config.guidance
+    assert guidance.expectiles == {"return": 0.7, "feasibility": 0.9}
     assert guidance.objectives["feasibility"].threshold == 0
-    assert guidance.value_network.input_norm
-    assert guidance.optimizer.schedule == "constant"
+    assert guidance.value_network.input_norm and guidance.optimizer.schedule == "constant"
     assert config.anchor == {"reward": 0.0, "safety": 1.0} and config.anchor_strength == 256
-    skills = guidance.weights
-    assert skills["reward"].temperature == skills["safety"].temperature == 1
-    assert (skills["reward"].clip, skills["safety"].clip) == (100, 150)
-    assert config.objectives.timeouts_terminal
+    reward, safety = guidance.weights["reward"], guidance.weights["safety"]
+    assert (reward.temperature, reward.clip) == (1, 100)
+    assert (safety.temperature, safety.clip) == (1, 150)
+    assert config.timeouts_terminal
 
 
 @pytest.mark.parametrize("scale", ["demo", "hour", "paper", "smoke"])
@@ -96,26 +97,25 @@ def test_the_papers_scale_of_multi_objective():
 def test_at_every_scale_each_learner_can_reach_what_it_is_to_learn(setting, scale):
     """Constants must get from 1/k to 0 or 1 by themselves; others have a whole network for it."""
     config = configure(setting, f"scale={scale}")
-    assert config.composer.build(2, "parameter", context=False).weights == "constant"
+
+    def reach(training):
+        return training.optimizer.over(training.steps).reach
+
+    assert config.composer_at("parameter", 2, context=False).weights == "constant"
     assert reach(config.mixing(context=False)) >= 1
     if scale != "smoke":
-        for stage in (config.pretrain, config.skill, config.scratch, config.context):
-            assert reach(stage) > 0.1
-
-
-def reach(stage):
-    training = stage.training()
-    return training.optimizer.over(training.steps).reach
+        for training in (config.pretrain, config.skill, config.scratch, config.context):
+            assert reach(training) > 0.1
 
 
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
         ("continual", ["chain=walker_walk", "methods=[asec,nsec,nsec_skills,psec,psec_fixed]"]),
-        ("dynamics_shift", ["methods=[scratch,nsec,psec,psec_fixed]", "critics.candidates=2"]),
+        ("dynamics_shift", ["methods=[scratch,nsec,psec,psec_fixed]", "best_of.candidates=2"]),
         (
             "multi_objective",
-            ["task=bullet/ballrun", "methods=[nsec,psec,psec_fixed]", "objectives.candidates=2"],
+            ["task=bullet/ballrun", "methods=[nsec,psec,psec_fixed]", "best_of.candidates=2"],
         ),
     ],
 )
@@ -150,13 +150,17 @@ def test_a_context_dataset_is_what_the_context_network_is_trained_on(tmp_path, b
 @pytest.mark.parametrize(
     ("setting", "word", "named"),
     [
-        ("continual", "observations=scaled", "observations 'scaled' is unknown; use normalized"),
-        ("continual", "composer.start=one", "start 'one'"),
-        ("continual", "composer.noise_loss=l2", "composer.noise_loss 'l2' is unknown"),
-        ("continual", "context.schedule=step", "schedule 'step' is unknown"),
-        ("continual", "denoiser.noise=none", "noise 'none'"),
-        ("dynamics_shift", "target.by=step", "target.by 'step' is unknown"),
-        ("multi_objective", "objectives.critics.return.expectile=2", "return.expectile must be"),
+        ("continual", "observations=scaled", "observations must be 'normalized' or 'raw', not"),
+        ("continual", "composer.weights.start=one", "start 'one'"),
+        ("continual", "levels.noise.trained_by=l2", "noise.trained_by must be 'denoising' or"),
+        (
+            "continual",
+            "context.optimizer.schedule=step",
+            "schedule must be 'cosine' or",
+        ),
+        ("continual", "backbone.noise=none", "noise 'none'"),
+        ("dynamics_shift", "target.by=step", "target.by must be 'trajectory' or 'transition'"),
+        ("multi_objective", "guidance.expectile.return=2", "expectile of 'return' must be"),
     ],
 )
 def test_a_choice_that_does_not_exist_is_refused(setting, word, named):
@@ -187,6 +191,6 @@ def _names(config, prefix=""):
 
 
 def test_constants_do_not_come_from_the_context_networks_optimizer():
-    config = configure("continual", "constants.learning_rate=0.5")
-    assert config.mixing(context=False).learning_rate == 0.5
-    assert config.mixing().learning_rate != 0.5
+    config = configure("continual", "constants.optimizer.learning_rate=0.5")
+    assert config.mixing(context=False).optimizer.learning_rate == 0.5
+    assert config.mixing().optimizer.learning_rate != 0.5

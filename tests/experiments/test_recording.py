@@ -7,8 +7,9 @@ from hydra import compose, initialize_config_dir
 
 import psec_jax as psec
 from experiments import continual, dynamics_shift
-from experiments.config import ConfigError, Continual, DynamicsShift, Logger, parse
+from experiments.config import ConfigError, Logger, parse
 from experiments.recording import Recorder, start_recording
+from experiments.settings import Continual, DynamicsShift
 
 LOCAL = Logger(kind="local")
 

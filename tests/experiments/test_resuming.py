@@ -15,8 +15,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from experiments import continual, dynamics_shift, multi_objective
-from experiments.config import Continual, DynamicsShift, MultiObjective, parse
+from experiments.config import parse
 from experiments.recording import Recorder
+from experiments.settings import Continual, DynamicsShift, MultiObjective
 from experiments.status import Status, alone_in
 from experiments.sweeping import job_folder, states
 from psec_jax.training import Checkpoints, Interrupted
@@ -24,7 +25,7 @@ from psec_jax.training import Checkpoints, Interrupted
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "continual": (continual, Continual, ("chain=walker_walk", "evaluation.curve_every=10")),
-    "dynamics_shift": (dynamics_shift, DynamicsShift, ("critics.candidates=2",)),
+    "dynamics_shift": (dynamics_shift, DynamicsShift, ("best_of.candidates=2",)),
     "multi_objective": (multi_objective, MultiObjective, ("task=bullet/ballrun", "cost_limit=1")),
 }
 SMALL = ("scale=smoke", "chain=walker_walk", "evaluation.episodes=1", "progress=false")

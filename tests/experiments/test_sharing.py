@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from experiments.config import Continual, parse
+from experiments.config import parse
 from experiments.continual import run
 from experiments.recording import Recorder
+from experiments.settings import Continual
 from experiments.status import Status, alone_in
 from psec_jax import SkillLibrary
 from psec_jax.report import results
