@@ -223,13 +223,15 @@ def close():
     parameter as far by a rounding as by a slope. Plain descent does not.
     """
 
+    def rounding(leaf) -> float:
+        kind = jnp.result_type(leaf)
+        return float(jnp.finfo(kind).eps) if jnp.issubdtype(kind, jnp.floating) else 0.0
+
     def check(one, other) -> None:
         assert jax.tree.structure(one) == jax.tree.structure(other)
-        for a, b in zip(
-            map(np.asarray, jax.tree.leaves(one)), jax.tree.leaves(other), strict=True
-        ):
-            rounding = np.finfo(a.dtype).eps if a.dtype.kind == "f" else 0
-            np.testing.assert_allclose(a, b, rtol=0, atol=1000 * rounding * np.abs(b).max())
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            tolerance = 1000 * max(rounding(a), rounding(b)) * np.abs(b).max()
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
     return check
 
