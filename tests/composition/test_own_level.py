@@ -45,14 +45,13 @@ def test_its_loss_trains_the_weights(switching, dataset):
 
 
 def test_the_verbs_take_it(library, dataset):
-    options = {"context": False, "steps": 2, "key": KEY, "batch_size": 8}
-    agent = psec.compose(library, dataset, level=flows.Switching(), **options)
+    composer = psec.Composer("constant", flows.Switching())
+    how = {"key": KEY, "training": psec.Training(2, 8), "composer": composer}
+    agent = psec.compose(library, dataset, **how)
     assert agent.level == flows.Switching()
     parts = {name: library.base.with_bank(library.bank([name])) for name in library.names()}
     merged = {name: policy.merged() for name, policy in parts.items()}
-    apart = psec.compose_policies(
-        library.base, merged, dataset, level=flows.Switching(), **options
-    )
+    apart = psec.compose({**merged, "base": library.base}, dataset, **how)
     np.testing.assert_allclose(
         agent.act(KEY, dataset.observations), apart.act(KEY, dataset.observations), atol=1e-5
     )
