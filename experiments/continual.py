@@ -184,13 +184,13 @@ METHODS = {
     "scratch": Method("Scratch", scratch),
     "skill": Method("Skill, not composed", skill, "skill"),
 }
-for _name, _label, _parts, _level in (
-    ("asec", "ASEC", "scratch", "action"),
-    ("nsec", "NSEC", "scratch", "noise"),
-    ("asec_skills", "ASEC, PSEC's skills", "low_rank", "action"),
-    ("nsec_skills", "NSEC, PSEC's skills", "low_rank", "noise"),
-    ("psec_mlp", "PSEC (MLP)", "full", "parameter"),
-    ("psec", "PSEC", "low_rank", "parameter"),
+for _name, _label, _level, _parts in (
+    ("asec", "ASEC", "action", "scratch"),
+    ("nsec", "NSEC", "noise", "scratch"),
+    ("asec_skills", "ASEC, PSEC's skills", "action", "low_rank"),
+    ("nsec_skills", "NSEC, PSEC's skills", "noise", "low_rank"),
+    ("psec_mlp", "PSEC (MLP)", "parameter", "full"),
+    ("psec", "PSEC", "parameter", "low_rank"),
 ):
     METHODS |= mixture(_name, _label, _level, partial(composed, name=_name, parts=_parts))
 
@@ -205,14 +205,11 @@ def run(config: Continual, out: Path, recorder: Recorder) -> None:
             for task in dict.fromkeys(column.target for column in columns):
                 this.demonstrations([data.tasks[task]] * len(seeds), task)
             for column in columns:
-                methods = {
-                    name: method._replace(agents=partial(method.agents, column=column))
-                    for name, method in METHODS.items()
-                }
                 this.measure(
-                    methods,
+                    METHODS,
                     column.name,
                     tasks[column.target].environment,
+                    column,
                     episodes=f"evaluate {column.target}",
                     suffix=slug(column.name),
                 )

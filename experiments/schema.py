@@ -184,7 +184,7 @@ def _named(hint: Any) -> str:
 
 def _nearest(name: Any, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), list(known), 1)
-    return f"did you mean {near[0]}?" if near else f"expected one of {list(known)}"
+    return f"did you mean {near[0]}" if near else f"expected one of {list(known)}"
 
 
 def _at(key: str, name: Any) -> str:

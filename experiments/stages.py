@@ -26,7 +26,7 @@ from psec_jax.training.seeds import for_each_seed, named_key
 
 
 class Method(NamedTuple):
-    """A row of the table: its label, and of a run each seed's agent."""
+    """A row of the table: its label, and of a run (and a column) each seed's agent."""
 
     label: str
     agents: Callable[..., list]
@@ -79,7 +79,7 @@ def naming(what: str) -> Iterator[None]:
     """Raises ``ConfigError`` with the name of data that cannot be used."""
     try:
         yield
-    except BrokenFile:
+    except (BrokenFile, ConfigError):
         raise
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{what}: {error}") from None
@@ -210,18 +210,20 @@ class Run:
         methods: Mapping[str, Method],
         task: str,
         environment: str,
+        *column: Any,
         episodes: str = "evaluate",
         suffix: str = "",
     ) -> None:
         """Every method in one column of the table: trained, evaluated, stored and recorded.
 
-        ``episodes`` names the keys of the evaluation, and ``suffix`` ends the names of files.
+        Methods are called with the run and ``column``. ``episodes`` names the keys of the
+        evaluation, and ``suffix`` ends the names of files.
         """
         config = self.config
         for name in config.methods:
             if all(measured(config, self.recorder, seed, [name], [task]) for seed in self.seeds):
                 continue
-            trained = methods[name].agents(self)
+            trained = methods[name].agents(self, *column)
             evaluations = self.evaluate(trained, environment, episodes)
             if name == "psec" and self.seeds[0] == config.seeds[0]:
                 self.trace(trained[0], task, environment, suffix)
