@@ -109,14 +109,3 @@ def test_the_names_are_short_for_the_defaults():
         "noise": NoiseLevel(base_enters=True, trained_by="denoising"),
         "action": ActionLevel(base_enters=True),
     } == LEVELS
-
-
-def test_the_verbs_words_are_short_for_a_levels_settings(library, dataset):
-    options = {"context": False, "steps": 2, "key": KEY, "batch_size": 8}
-    free = psec.compose(
-        library, dataset, level="noise", base_enters=False, through_sampler=True, **options
-    )
-    assert free.level == NoiseLevel(base_enters=False, trained_by="actions")
-    for word in ({"base_enters": False}, {"through_sampler": True}):
-        with pytest.raises(ValueError, match="at level 'parameter' π₀'s kernels always enter"):
-            psec.compose(library, dataset, **word, **options)
