@@ -10,7 +10,7 @@ usage: scripts/test.sh [PYTEST OPTION ...]
 Makes .venv where it is missing, installs psec-jax with pinned versions, and runs the tests.
 
 --fast runs only the fast tier: the laws of skills, composition, learners, training and policies,
-without simulators, other programs and whole runs; under two minutes on two cores.
+without simulators, other programs and whole runs; a few minutes on two cores.
 
 The tests' files are shared out over the cores. Options go to pytest, for example
   scripts/test.sh tests/skills      one folder

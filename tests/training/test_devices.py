@@ -44,7 +44,7 @@ checkpoints = Checkpoints(folder)
 
 
 # Adam would make much of a rounding.
-descent = Transformation(optax.sgd(1e-3), ema_rate=0.5)
+descent = Transformation(optax.sgd(3e-3), ema_rate=0.5)
 
 
 def training(label, batch=batch):
@@ -69,7 +69,10 @@ if seeds > 1:
 keys = jax.random.split(jax.random.key(0), 3)
 base = psec.pretrain(data, key=keys[0], training=training("base"), backbone=backbone)
 library = psec.SkillLibrary.create(folder + "/library", base)
-skills, _ = psec.learn_skills(base, data, key=keys[1], training=training("skill"))
+adapter = psec.Adapter(scale=1.0)
+skills, _ = psec.learn_skills(
+    base, data, key=keys[1], training=training("skill"), adapter=adapter
+)
 library.add("skill", skills["skill"])
 agent = psec.compose(library, data, key=keys[2], training=training("context"))
 mesh = Layout.of(1, batch).mesh

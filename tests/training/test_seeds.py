@@ -20,7 +20,7 @@ from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit
 from psec_jax.training.seeds import groups, named_key, shapes, stacked, unstacked
 
 BACKBONE = psec.DiffusionBackbone(2, Denoiser(16, 1, time_features=8, time_hidden=8, dropout=0.0))
-DESCENT = Transformation(optax.sgd(1e-3), ema_rate=0.5)
+DESCENT = Transformation(optax.sgd(3e-3), ema_rate=0.5)
 SEEDS = (0, 1, 2)
 KEYS = jnp.stack([jax.random.key(seed) for seed in SEEDS])
 
@@ -58,7 +58,8 @@ def run(folder, seeds, keys, targets, **options):
     base = psec.pretrain(SOURCE, backbone=BACKBONE, **stage("base"))
     of = lambda target: psec.Guidance({"return": Return.scaled_to(target)}, optimizer=DESCENT)  # noqa: E731
     guidance = [of(target) for target in targets] if several else of(targets)
-    skills, critics = psec.learn_skills(base, targets, guidance=guidance, **stage("skill"))
+    skill = {"guidance": guidance, "adapter": psec.Adapter(scale=1.0), **stage("skill")}
+    skills, critics = psec.learn_skills(base, targets, **skill)
     each = zip(seeds, base, skills, strict=True) if several else [(seeds[0], base, skills)]
     library = []
     for seed, one, learned in each:
