@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 import psec_jax as psec
 from experiments.schema import ConfigError, Later, build
 from psec_jax.backbones import Backbone
+from psec_jax.command_line import import_modules
 from psec_jax.composition import Level
 from psec_jax.settings import integer_of
 
@@ -73,6 +74,8 @@ class Setting:
     data: Data
     evaluation: EvaluationPlan
     logger: Logger
+    # Modules that are imported first, such as those that register readers or environments.
+    imports: list[str]
     methods: list[str]
     seeds: list[int]
     progress: bool
@@ -132,7 +135,9 @@ class Setting:
 
 
 def parse(config: DictConfig, schema: type) -> Any:
-    """The configuration as ``schema``; raises ``ConfigError`` for a wrong key, type or value."""
+    """The configuration as ``schema``, after what ``imports`` names was imported; raises
+    ``ConfigError`` for a wrong key, type or value."""
+    import_modules(config.get("imports", ()), "imports")
     try:
         return build(schema, OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:

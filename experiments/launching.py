@@ -14,7 +14,10 @@ from pathlib import Path
 import hydra
 import jax
 import numpy as np
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -37,7 +40,7 @@ EXPECTED = (ConfigError, ImportError, BrokenFile, DownloadFailed, NotJoined, Not
 def command(job: Callable[[DictConfig], float]) -> Callable[[], None]:
     """The program that runs ``job`` once, or with ``-m`` once for each job of a sweep.
 
-    Its configuration is the YAML file with its module's name. What Hydra's launchers pickle is
+    Its configuration is the YAML file with its module's name, beside the module or in ``conf``. What Hydra's launchers pickle is
     this function, by its module and name. A single job that fails ends the program with exit
     code 1, in one line where the user can fix it; in a sweep see ``attempted``.
     """
@@ -60,8 +63,10 @@ def command(job: Callable[[DictConfig], float]) -> Callable[[], None]:
 def run_command(main: Callable) -> None:
     """The command line; after a sweep, exit code 1 and a list if any of its jobs is not done."""
     sys.argv[1:] = map(with_home, sys.argv[1:])
-    name = main.__module__.rpartition(".")[2]
-    program = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(main)
+    Plugins.instance().register(OurConf)
+    file = Path(sys.modules[main.__module__].__file__).with_suffix(".yaml").resolve()
+    folder = file.parent if file.exists() else CONF
+    program = hydra.main(version_base="1.3", config_path=str(folder), config_name=file.stem)(main)
     try:
         program()
     except SystemExit as ended:
@@ -71,6 +76,15 @@ def run_command(main: Callable) -> None:
         raise
     if Sweep.started is not None and not Sweep.started.summarize():
         sys.exit(1)
+
+
+class OurConf(SearchPathPlugin):
+    """Finds the groups in ``conf`` for a program whose YAML file lies elsewhere."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        ours = f"file://{CONF}"
+        if all(element.path != ours for element in search_path.get_path()):
+            search_path.append("experiments", ours)
 
 
 def with_home(override: str) -> str:
@@ -154,7 +168,8 @@ def launch(config: DictConfig, schema: type, check: Callable, run: Callable) -> 
                     recorder.checkpoints.clear()
         except Interrupted:
             if leads():
-                print(f"interrupted; resume it by: {command_line(out)}", file=sys.stderr)
+                again = command_line(run.__module__, out)
+                print(f"interrupted; resume it by: {again}", file=sys.stderr)
             raise
         if leads():
             show(out)
@@ -180,11 +195,14 @@ def show(out: Path) -> None:
     print(f"results    {out / 'results.jsonl'}")
 
 
-def command_line(out: Path) -> str:
-    """What resumes the run in ``out``."""
-    hydra_config = HydraConfig.get()
-    overrides = shlex.join([*hydra_config.overrides.task, f"hydra.run.dir={out}"])
-    return f"python -m experiments.{hydra_config.job.name} {overrides}"
+def command_line(module: str, out: Path) -> str:
+    """What resumes the run in ``out`` of the program ``module``."""
+    config = HydraConfig.get()
+    sources = config.runtime.config_sources
+    folders = [source.path for source in sources if source.provider == "command-line"]
+    options = [word for folder in folders for word in ("--config-dir", folder)]
+    words = [module, *options, *config.overrides.task, f"hydra.run.dir={out}"]
+    return f"python -m {shlex.join(words)}"
 
 
 def outcome(config: Setting, recorder: Recorder) -> float:

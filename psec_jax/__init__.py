@@ -1,6 +1,6 @@
 """Skill expansion and composition in parameter space."""
 
-from psec_jax import backbones, learners, networks
+from psec_jax import backbones, composition, data, envs, learners, networks, training
 from psec_jax.agents import load
 from psec_jax.backbones import DiffusionBackbone, GaussianBackbone
 from psec_jax.composition import Composer
@@ -31,7 +31,10 @@ __all__ = [
     "TransitionDataset",
     "backbones",
     "compose",
+    "composition",
     "concatenate",
+    "data",
+    "envs",
     "evaluate",
     "improve",
     "learn_skill",
@@ -43,6 +46,7 @@ __all__ = [
     "objectives",
     "pretrain",
     "stack",
+    "training",
     "unstack",
     "weights",
 ]

@@ -30,10 +30,10 @@ def printing() -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def import_modules(names: Iterable[str]) -> None:
-    """Import what ``--import`` names; raises ``ImportError`` that says which failed."""
+def import_modules(names: Iterable[str], option: str = "--import") -> None:
+    """Import what ``option`` names; raises ``ImportError`` that says which failed."""
     for name in names:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise ImportError(f"--import {name}: {error}") from error
+            raise ImportError(f"{option} {name}: {error}") from error

@@ -10,10 +10,10 @@ from psec_jax.learners.actors import (
 )
 from psec_jax.learners.context import ContextLearner
 from psec_jax.learners.cql import CQL
-from psec_jax.learners.critics import CriticLearner, Critics, FeasibleFirst
+from psec_jax.learners.critics import CriticLearner, Critics, FeasibleFirst, q_ensemble
 from psec_jax.learners.guidance import Guidance
 from psec_jax.learners.guided import Frozen, GuidedLearner
-from psec_jax.learners.optimizer import Optimizer, TrainState, Transformation
+from psec_jax.learners.optimizer import Optimizer, TrainState, Transformation, descend
 from psec_jax.learners.policy import PolicyLearner
 from psec_jax.learners.rebrac import ReBRAC
 from psec_jax.learners.skill import SkillLearner
@@ -40,5 +40,7 @@ __all__ = [
     "TrainState",
     "Trained",
     "Transformation",
+    "descend",
     "imitation",
+    "q_ensemble",
 ]
