@@ -40,9 +40,10 @@ EXPECTED = (ConfigError, ImportError, BrokenFile, DownloadFailed, NotJoined, Not
 def command(job: Callable[[DictConfig], float]) -> Callable[[], None]:
     """The program that runs ``job`` once, or with ``-m`` once for each job of a sweep.
 
-    Its configuration is the YAML file with its module's name, beside the module or in ``conf``. What Hydra's launchers pickle is
-    this function, by its module and name. A single job that fails ends the program with exit
-    code 1, in one line where the user can fix it; in a sweep see ``attempted``.
+    Its configuration is the YAML file with its module's name, beside the module or in ``conf``.
+    What Hydra's launchers pickle is this function, by its module and name. A single job that fails
+    ends the program with exit code 1, in one line where the user can fix it; in a sweep see
+    ``attempted``.
     """
 
     @functools.wraps(job)

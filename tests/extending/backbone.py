@@ -12,7 +12,7 @@ A library or an agent of it opens wherever this module was imported before; on a
 ``--import extending.backbone``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ class FlowMatching:
     """Straight paths from noise to actions, followed in ``steps`` steps of Euler's method."""
 
     action_size: int
-    network: nn.Module = VelocityNetwork()
+    network: nn.Module = field(default_factory=VelocityNetwork)
     steps: int = 5
 
     # Predictions that mean the same can be mixed at the noise level. Leave this out where they

@@ -2,8 +2,8 @@
 
     python -m extending.setting source.dataset=east.hdf5 target.dataset=north.hdf5 scale=smoke
 
-It resumes, sweeps and records as the settings of ``experiments`` do, and finds its configuration in
-the YAML file beside it, and groups of configuration there and in ``conf``.
+It resumes, sweeps and records as the settings of ``experiments`` do. Its configuration is the YAML
+file beside it, whose groups are those beside it and those of the project.
 """
 
 import functools
@@ -44,9 +44,7 @@ class Run(stages.Run):
     @functools.cached_property
     def libraries(self) -> list[psec.SkillLibrary]:
         """Around π₀."""
-        return self.libraries_of(
-            self.clone("pretrain", self.data["source"], self.config.pretrain)
-        )
+        return self.libraries_of(self.clone("pretrain", self.data["source"], self.config.pretrain))
 
     @functools.cached_property
     def expanded(self) -> list[psec.SkillLibrary]:
