@@ -76,20 +76,19 @@ def build(hint: Any, value: Any, key: str = "", known: Mapping[str, Any] | None 
         return _made([each for each in hints if each not in maps], value, key, known or {})
     for each in hints:
         origin, parts = get_origin(each) or each, get_args(each)
-        if type(value) is origin is not list or (origin is Literal and value in parts):
-            return value
-        if origin is float and type(value) is int:
-            return float(value)
-        if origin is Callable and isinstance(value, str):
-            return _imported(value, key)
-        if origin in (tuple, list, Sequence) and isinstance(value, list):
-            inner = parts if origin is tuple and ... not in parts else parts[:1] * len(value)
-            if len(inner) == len(value):
-                items = [
-                    build(part, x, f"{key}[{i}]", known)
-                    for i, (part, x) in enumerate(zip(inner, value, strict=True))
-                ]
+        if isinstance(value, list):
+            fixed = origin is tuple and ... not in parts
+            if origin in (tuple, list, Sequence) and (not fixed or len(parts) == len(value)):
+                inner = parts if fixed else parts[:1] * len(value)
+                pairs = enumerate(zip(inner, value, strict=True))
+                items = [build(part, x, f"{key}[{i}]", known) for i, (part, x) in pairs]
                 return items if origin is list else tuple(items)
+        elif type(value) is origin or (origin is Literal and value in parts):
+            return value
+        elif origin is float and type(value) is int:
+            return float(value)
+        elif origin is Callable and isinstance(value, str):
+            return _imported(value, key)
     raise _unfit(hints, value, key)
 
 
