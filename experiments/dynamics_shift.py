@@ -30,7 +30,7 @@ from experiments.stages import (
     mixtures,
     unfinished,
 )
-from psec_jax.evaluation import Evaluation, scores
+from psec_jax.evaluation import Evaluation
 from psec_jax.learners import AllParameters
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
@@ -97,11 +97,8 @@ class Run(offline_rl.Run):
         return self.learn_skills("skill target", self.targets, weights, dataset)
 
     def measurements(self, evaluations: list[Evaluation]) -> dict[str, list[Evaluation]]:
-        reference = self.config.robot.reference
-        normalized = [
-            Evaluation(scores.d4rl_score(reference, each.returns), each.lengths)
-            for each in evaluations
-        ]
+        score = self.config.robot.score
+        normalized = [Evaluation(score(each.returns), each.lengths) for each in evaluations]
         return {"return": evaluations, "score": normalized}
 
     def learned(self, label: str, data: list, policies: list[psec.Policy]) -> list:
@@ -224,7 +221,7 @@ def report(config: DynamicsShift, recorder: Recorder) -> None:
         returns_table(summaries, rows, columns, digits=1),
     ]
     references = {
-        column: float(scores.d4rl_score(config.robot.reference, data.mean))
+        column: float(config.robot.score(data.mean))
         for (_, column), data in recorder.summaries("demonstrations").items()
     }
     if references:

@@ -5,11 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
+
 import psec_jax as psec
 from experiments.config import Data, EvaluationPlan, Setting
 from experiments.schema import ConfigError, Later
 from psec_jax.backbones import Backbone
 from psec_jax.data.references import find_reference
+from psec_jax.evaluation import scores
 from psec_jax.learners.weights import FisorWeights
 from psec_jax.settings import integer_of
 from psec_jax.training.fit import Learner
@@ -133,11 +136,24 @@ class Robot:
 
     name: str
     environment: str
-    # D4RL's dataset by whose reference returns scores are normalized.
-    reference: str
+    # By what scores are normalized: D4RL's dataset with these returns, or the returns that score 0
+    # and 100.
+    reference: str | tuple[float, float]
     target: str
     # Shift → dataset.
     shifts: dict[str, str]
+
+    def __post_init__(self):
+        self.score(0.0)
+
+    def score(self, returns: np.ndarray | float) -> np.ndarray:
+        """Normalized returns: 0 is random and 100 an expert."""
+        if isinstance(self.reference, str):
+            return scores.d4rl_score(self.reference, returns)
+        random, expert = self.reference
+        if not random < expert:
+            raise ValueError(f"reference must rise from random to expert, not {self.reference}")
+        return 100 * (np.asarray(returns, np.float64) - random) / (expert - random)
 
 
 @dataclass

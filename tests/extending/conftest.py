@@ -1,4 +1,4 @@
-"""Demonstrations in files, and one run of a setting that is all configured from outside."""
+"""Demonstrations in files, and programs where this package is installed."""
 
 import os
 import subprocess
@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# The run's agents are made of the classes of all of these.
-from extending import backbone, composition_method, dataset, environment  # noqa: F401
+from extending import dataset, environment
 
 HERE = Path(__file__).parent
 CONF = HERE / "conf"
@@ -42,17 +41,3 @@ def files(tmp_path_factory) -> dict[str, Path]:
     for goal, path in paths.items():
         dataset.write_csv(path, environment.demonstrations(goal, 4))
     return paths
-
-
-@pytest.fixture(scope="session")
-def finished(python, files, tmp_path_factory) -> Path:
-    """A run of continual: its backbone, composer, environments and reader are this package's."""
-    out = tmp_path_factory.mktemp("continual") / "run"
-    choices = ("chain=reach", "backbone=flow", "composer=prototypes")
-    words = [f"chain.tasks.{goal}.dataset={path}" for goal, path in files.items()]
-    python(
-        *("-m", "experiments.continual", "--config-dir", CONF, *SMALL, *choices, *words),
-        *("methods=[nsec_skills,asec_skills,psec]", "imports=[extending.dataset]"),
-        *("data.target_trajectories=2", "adapter.targets='.*'", f"hydra.run.dir={out}"),
-    )
-    return out

@@ -75,15 +75,3 @@ def test_another_process_opens_its_library_and_its_agents_which_act_alike(
     here = [library.base.with_bank(library.bank()), *agents.values()]
     actions = [np.asarray(agent.act(KEY, STATES)) for agent in here]
     assert printed.split() == [hashlib.sha256(each.tobytes()).hexdigest() for each in actions]
-
-
-def test_an_experiment_trains_it_by_configuration_alone(finished):
-    library = psec.SkillLibrary.open(finished / "seed_0" / "library")
-    assert library.base.backbone == FlowMatching(2, VelocityNetwork((256, 256)))
-    assert library.names() == ("north",)
-    levels = {
-        name: type(psec.load(finished / "seed_0" / "agents" / f"{name}-E_to_N").level)
-        for name in ("nsec_skills", "asec_skills", "psec")
-    }
-    kinds = psec.composition.NoiseLevel, psec.composition.ActionLevel
-    assert tuple(levels.values()) == (*kinds, psec.composition.ParameterLevel)

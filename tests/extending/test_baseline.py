@@ -5,7 +5,7 @@ import numpy as np
 
 import psec_jax as psec
 from extending.baseline import AWAC
-from extending.conftest import SMALL
+from extending.conftest import CONF, SMALL
 from psec_jax.report import results
 
 KEY = jax.random.key(4)
@@ -38,13 +38,15 @@ def test_it_is_a_row_of_the_table_by_configuration_alone(python, files, tmp_path
         " backbone: {kind: gaussian, network: {kind: gaussian_actor, hidden: [8]}}}"
     )
     python(
-        *("-m", "experiments.dynamics_shift", *SMALL, "methods=[awac]", f"+baselines.awac={row}"),
-        *("imports=[extending.dataset]", "robot.environment=extending.environment:reach/east"),
-        *(f"robot.shifts.gravity={files['north']}", f"target.dataset={files['east']}"),
+        *("-m", "experiments.dynamics_shift", "--config-dir", CONF, *SMALL, "robot=reach"),
+        *("methods=[awac]", f"+baselines.awac={row}", "imports=[extending.dataset]"),
+        *(f"robot.shifts.drag={files['north']}", f"robot.target={files['east']}", "shift=drag"),
         *("data.source_trajectories=2", "target.fraction=1", f"hydra.run.dir={out}"),
     )
     rows = results.read([out / "results.jsonl"])
-    assert {r.metric for r in rows if r.method == "awac"} == {"return", "score"}
+    measured = {row.metric: row.value for row in rows if row.method == "awac"}
+    # The robot is this package's too, with the returns that score 0 and 100.
+    np.testing.assert_allclose(measured["score"], 100 * (measured["return"] + 8) / 7)
     assert "| AWAC |" in (out / "table.md").read_text()
     policy = psec.load(out / "seed_0" / "agents" / "awac")
     assert policy.backbone.network.hidden == (8,)

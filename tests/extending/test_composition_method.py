@@ -50,9 +50,3 @@ def test_compose_learns_it_and_it_is_loaded_as_it_was_saved(library, tmp_path):
     np.testing.assert_array_equal(
         loaded.act(KEY, data.observations), agent.act(KEY, data.observations)
     )
-
-
-def test_an_experiment_composes_by_it_by_configuration_alone(finished):
-    for method in ("nsec_skills", "asec_skills", "psec"):
-        agent = psec.load(finished / "seed_0" / "agents" / f"{method}-E_to_N")
-        assert agent.context == NearestPrototypes(1, prototypes=4)

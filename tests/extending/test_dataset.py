@@ -11,8 +11,3 @@ def test_a_file_of_its_suffix_is_read(files):
     for name, array in written.arrays().items():
         np.testing.assert_allclose(data.arrays()[name], array, rtol=1e-6, atol=1e-8)
     assert len(psec.load_dataset(files["east"], trajectories=2).returns) == 2
-
-
-def test_an_experiment_reads_it_where_its_module_is_imported(finished, files):
-    library = psec.SkillLibrary.open(finished / "seed_0" / "library")
-    assert library.get("north").provenance["dataset"] == str(files["north"])

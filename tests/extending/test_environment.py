@@ -10,8 +10,6 @@ from flax import struct
 
 import psec_jax as psec
 from extending import environment
-from psec_jax.report import results
-from psec_jax.training.seeds import named_key
 
 KEY = jax.random.key(3)
 
@@ -60,13 +58,3 @@ def test_the_command_line_imports_it(agent, python, tmp_path):
     printed = json.loads(python("-m", "psec_jax.evaluate", tmp_path / "agent", *words))
     expected = psec.evaluate(agent, "reach/north", episodes=3, key=jax.random.key(0))
     assert printed["returns"] == expected.returns.tolist()
-
-
-def test_an_experiment_evaluates_in_it(finished):
-    rows = results.read([finished / "results.jsonl"])
-    (row,) = (row for row in rows if (row.method, row.metric) == ("psec", "return"))
-    agent = psec.load(finished / "seed_0" / "agents" / "psec-E_to_N")
-    key = named_key(jax.random.key(0), "evaluate north")
-    again = psec.evaluate(agent, "reach/north", episodes=1, key=key)
-    np.testing.assert_array_equal(again.returns, row.values)
-    assert "E→N" in (finished / "table.md").read_text()
