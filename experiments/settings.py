@@ -172,7 +172,11 @@ class Target:
 
 @dataclass
 class Baseline:
-    """An algorithm that shares nothing with PSEC, as its own code has it."""
+    """An algorithm that shares nothing with PSEC, as its own code has it.
+
+    The setting fills the learner's ``trained`` with all parameters of a fresh policy, and what was
+    trained is the first of its ``result(state)``.
+    """
 
     label: str
     learner: Later[Learner]

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from extending import backbone
 from flax import linen as nn
 from flax import struct
 
@@ -31,32 +32,14 @@ class VelocityNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
-class FlowMatching:
-    """Straight paths from noise to actions (Lipman et al., 2023), walked by Euler's method."""
+class FlowMatching(backbone.FlowMatching):
+    """With a function among its settings."""
 
-    action_size: int
     network: nn.Module = field(default_factory=VelocityNetwork)
-    steps: int = 4
     squash: Callable = jnp.tanh
 
-    noise_process = "straight paths from N(0, I)"
-
-    def example(self, observation_size):
-        return jnp.zeros((1, self.action_size)), jnp.zeros(1), jnp.zeros((1, observation_size))
-
-    def loss(self, predict, observations, actions, key):
-        time_key, noise_key = jax.random.split(key)
-        time = jax.random.uniform(time_key, actions.shape[:1])
-        noise = jax.random.normal(noise_key, actions.shape)
-        point = noise + time[:, None] * (actions - noise)
-        return jnp.square(predict(point, time, observations) - (actions - noise)).sum(axis=-1)
-
     def sample(self, predict, key, observations):
-        point = jax.random.normal(key, (len(observations), self.action_size))
-        for step in range(self.steps):
-            time = jnp.full(len(observations), step / self.steps)
-            point = point + predict(point, time, observations) / self.steps
-        return self.squash(point)
+        return self.squash(super().sample(predict, key, observations))
 
 
 @struct.dataclass

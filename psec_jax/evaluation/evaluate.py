@@ -227,7 +227,13 @@ def _opened(environment: Environment, copies: int) -> Iterator[VectorEnv]:
 
 
 def check_fit(policy: Any, vector: VectorEnv, environment: Any) -> None:
-    """Raise ``ValueError`` unless the environment's sizes are the policy's."""
+    """Raise ``TypeError`` unless the policy is a pytree, and ``ValueError`` unless the
+    environment's sizes are its own."""
+    if jax.tree_util.all_leaves([policy]):
+        raise TypeError(
+            f"{type(policy).__name__} is no pytree, so it cannot enter a compiled program; "
+            "decorate it with @flax.struct.dataclass"
+        )
     sizes = vector.single_observation_space.shape[0], vector.single_action_space.shape[0]
     expected = policy.observation_size, policy.action_size
     if sizes != expected:

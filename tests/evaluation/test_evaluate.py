@@ -160,6 +160,20 @@ def test_a_policy_that_does_not_fit_is_refused_and_the_environment_closed(log, s
     assert log["closed"] == sum(log["sizes"]) == 4
 
 
+class Plain:
+    """No pytree."""
+
+    observation_size, action_size = 5, 2
+
+    def sample(self, key, observations, weights=None):
+        return jnp.zeros((len(observations), 2))
+
+
+def test_an_agent_that_is_no_pytree_is_refused(log):
+    with pytest.raises(TypeError, match=r"Plain is no pytree.*@flax.struct.dataclass"):
+        evaluate(Plain(), lambda: Short(log), episodes=1, key=KEY)
+
+
 @pytest.mark.parametrize(
     "options", [{"episodes": 0}, {"episodes": -1}, {"parallel": 0}, {"parallel": -2}]
 )

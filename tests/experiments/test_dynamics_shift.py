@@ -184,6 +184,8 @@ def test_a_column_is_named_by_robot_data_and_shift(dataset, column):
         (["observation_floor=0"], "observation_floor must be above 0, not 0"),
         (["target.fraction=0"], r"target: fraction must be in \(0, 1\], not 0"),
         (["methods=[magic]"], r"\['magic'\] are unknown"),
+        (["robot.reference=walker3d"], "robot: unknown dataset 'walker3d'"),
+        (["robot.reference=[1,1]"], r"robot: reference must rise .* not \(1.0, 1.0\)"),
         (["methods=[nsec]", "backbone=gaussian"], r"method nsec: .* only a diffusion backbone"),
         (["guidance=reward_safety"], "guidance.weights must be those of one skill"),
         (["guidance.expectile=1"], r"guidance: expectile of 'return' must be in \(0, 1\)"),

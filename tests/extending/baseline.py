@@ -13,7 +13,7 @@ As a row of the dynamics-shift table, by configuration alone:
           backbone: {kind: gaussian, network: {kind: gaussian_actor}, deterministic: false}}'
 
 A row's learner has a field ``trained``, which the setting fills with all parameters of a fresh
-policy, and its result begins with what was trained.
+policy, and what was trained is the first of its ``result(state)``.
 """
 
 from typing import Any

@@ -39,8 +39,11 @@ def agents(library):
 
 
 @pytest.mark.filterwarnings("ignore:in 4 updates")
-def test_a_skill_alone_is_itself_at_every_level(library, agents):
+def test_a_skill_alone_is_itself_at_every_level_and_none_is_the_base(library, agents):
     """Where actions are mixed every policy samples by a key of its own."""
+    for level in ("parameter", "noise"):
+        mixed = agents[level].act(KEY, STATES, jnp.zeros(2))
+        np.testing.assert_allclose(mixed, library.base.act(KEY, STATES), atol=1e-5)
     for index, name in enumerate(library.names()):
         alone = library.base.with_bank(library.bank([name]))
         for level in ("parameter", "noise"):
