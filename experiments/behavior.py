@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -12,6 +12,7 @@ from omegaconf import MISSING
 
 from psec_jax import envs, storage
 from psec_jax.data.behavior import BehaviorPolicy
+from psec_jax.envs.in_process import InProcessVectorEnv
 
 ALGORITHMS = {"ppo": "PPO", "sac": "SAC"}
 _ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh}
@@ -73,7 +74,7 @@ def train(
     algorithm = algorithm_class(training.algorithm)
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-    simulators = envs.make(env_id, training.num_envs)
+    simulators = cast(InProcessVectorEnv, envs.make(env_id, training.num_envs))
     singles = [PenalizedReward(env, cost_weight) for env in simulators.envs]
     vector = VecNormalize(
         DummyVecEnv([lambda env=env: env for env in singles]),

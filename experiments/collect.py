@@ -100,6 +100,7 @@ def run(config: Collect, out: Path, command: str) -> None:
 def learn(config: Collect, weight: float, out: Path, folder: Path, command: str) -> None:
     """One training with this cost weight, and each policy that is wanted of it."""
     environment, name, training = full_id(config), full_name(config), config.training
+    assert training is not None, "only drivers need no training"
     wanted = {
         key: plan.steps for key, plan in trained(config).items() if plan.cost_weight == weight
     }

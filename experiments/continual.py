@@ -25,6 +25,7 @@ from experiments.settings import Column, Continual
 from experiments.simulators import Simulators
 from experiments.stages import (
     Method,
+    by_seed,
     check_alike,
     check_joined,
     load,
@@ -79,6 +80,7 @@ def given_bases(config: Continual) -> dict[int, psec.Policy]:
 class Run(stages.Run):
     """Seeds of one configuration, and what several methods build on, made once."""
 
+    config: Continual
     setting = "continual"
 
     @functools.cached_property
@@ -120,7 +122,9 @@ class Run(stages.Run):
                 self.config.skill, f"{kind} skill {task}", **self.curve(kind, task, alone)
             )
             skills = psec.learn_skill(bases, data, adapter=adapter, **how)
-            self.keep(skill_name(task, kind), skills, self.config.chain.tasks[task].dataset)
+            self.keep(
+                skill_name(task, kind), by_seed(skills), self.config.chain.tasks[task].dataset
+            )
         return self.libraries
 
     def curve(self, method: str, task: str, deploy: Callable[[list], list]) -> dict[str, Any]:
@@ -170,13 +174,14 @@ def composed(
     else:
         mixed, names = getattr(run, parts), [skill_name(task, parts) for task in column.skills]
     label = f"compose {name}{'' if context else '_fixed'} {column.name}"
-    return psec.compose(
+    agents = psec.compose(
         mixed,
         data,
         skills=names,
         composer=config.composer_at(level, len(names), context),
         **run.fitting(config.mixing(context), label),
     )
+    return by_seed(agents)
 
 
 METHODS = {

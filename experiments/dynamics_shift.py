@@ -24,6 +24,7 @@ from experiments.settings import DynamicsShift
 from experiments.simulators import Simulators
 from experiments.stages import (
     Method,
+    by_seed,
     check_alike,
     check_joined,
     load,
@@ -91,8 +92,8 @@ class Run(offline_rl.Run):
         for shift, data in list(self.sources.items())[1:]:
             how = self.fitting(self.config.skill, f"skill {shift}")
             skills = psec.learn_skill(self.bases, data, adapter=self.config.adapter, **how)
-            self.keep(shift, skills, self.config.robot.shifts[shift])
-        weights = {"target": self.config.guidance.weights}
+            self.keep(shift, by_seed(skills), self.config.robot.shifts[shift])
+        weights = {"target": self.config.weigh}
         dataset = self.config.target.dataset
         return self.learn_skills("skill target", self.targets, weights, dataset)
 
@@ -103,8 +104,7 @@ class Run(offline_rl.Run):
 
     def learned(self, label: str, data: list, policies: list[psec.Policy]) -> list:
         """Offline RL from these policies on, which then act by the best of some samples."""
-        weights = self.config.guidance.weights
-        return self.best_of(*self.improve(label, data, policies, weights))
+        return self.best_of(*self.improve(label, data, policies, self.config.weigh))
 
 
 def zero_shot(run: Run) -> list:
@@ -120,7 +120,7 @@ def bc(run: Run) -> list:
 def iql(run: Run) -> list:
     """IQL with its Gaussian actor on the target's data alone."""
     fresh = run.fresh("iql", run.targets, psec.GaussianBackbone(run.data.target.action_size))
-    policies, _ = run.improve("iql", run.targets, fresh, run.config.guidance.weights)
+    policies, _ = run.improve("iql", run.targets, fresh, run.config.weigh)
     return policies
 
 
@@ -164,7 +164,7 @@ def skill(run: Run) -> list:
 def composed(run: Run, level: str = "parameter", context: bool = True) -> list:
     """π₀ and all skills, mixed by weights that are trained on the target's data."""
     config, critics = run.config, run.critics
-    count, weigh = len(run.libraries[0].names()), config.guidance.weights
+    count, weigh = len(run.libraries[0].names()), config.weigh
     agents = psec.compose(
         run.libraries,
         run.targets,
@@ -173,7 +173,7 @@ def composed(run: Run, level: str = "parameter", context: bool = True) -> list:
         ],
         **run.fitting(config.mixing(context), f"compose {level}{'' if context else ' fixed'}"),
     )
-    return run.best_of(agents, critics)
+    return run.best_of(by_seed(agents), critics)
 
 
 METHODS = {

@@ -1,6 +1,7 @@
 """How a program starts, and how it ends: what is common to the settings."""
 
 import functools
+import inspect
 import math
 import os
 import re
@@ -10,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
 import jax
@@ -37,7 +39,7 @@ CONF = Path(__file__).parents[1] / "conf"
 EXPECTED = (ConfigError, ImportError, BrokenFile, DownloadFailed, NotJoined, NotSaved, Diverged)
 
 
-def command(job: Callable[[DictConfig], float]) -> Callable[[], None]:
+def command(job: Callable[[DictConfig], float]) -> Callable[[], float | None]:
     """The program that runs ``job`` once, or with ``-m`` once for each job of a sweep.
 
     Its configuration is the YAML file with its module's name, beside the module or in ``conf``.
@@ -65,7 +67,7 @@ def run_command(main: Callable) -> None:
     """The command line; after a sweep, exit code 1 and a list if any of its jobs is not done."""
     sys.argv[1:] = map(with_home, sys.argv[1:])
     Plugins.instance().register(OurConf)
-    file = Path(sys.modules[main.__module__].__file__).with_suffix(".yaml").resolve()
+    file = Path(inspect.getfile(sys.modules[main.__module__])).with_suffix(".yaml").resolve()
     folder = file.parent if file.exists() else CONF
     program = hydra.main(version_base="1.3", config_path=str(folder), config_name=file.stem)(main)
     try:
@@ -102,6 +104,8 @@ class Failed(float):
     ``float(…)`` of it raises ``ValueError``: Optuna's sweeper then counts a failed trial, where a
     plain NaN would end its study.
     """
+
+    reason: str
 
     def __new__(cls, reason: str):
         self = super().__new__(cls, math.nan)
@@ -154,7 +158,7 @@ def launch(config: DictConfig, schema: type, check: Callable, run: Callable) -> 
         with all_or_none():
             parsed = parse(config, schema)
             check(parsed)
-            resolved = OmegaConf.to_container(config, resolve=True)
+            resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
             recording = start_recording(
                 out, resolved, parsed.logger, parsed.resume, **resolved["checkpoint"]
             )
@@ -220,6 +224,7 @@ def outcome(config: Setting, recorder: Recorder) -> float:
 
 def keep_compiled_programs() -> None:
     """Cache compiled programs under ``$PSEC_JAX_HOME``, unless JAX was told another place."""
-    if jax.config.jax_compilation_cache_dir is None:
+    # JAX declares none of its settings.
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(registry.home() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

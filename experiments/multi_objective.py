@@ -24,10 +24,10 @@ from experiments.offline_rl import Critics
 from experiments.recording import Recorder
 from experiments.settings import MultiObjective
 from experiments.simulators import Simulators
-from experiments.stages import Method, check_alike, load, mixtures, naming, unfinished
+from experiments.stages import Method, by_seed, check_alike, load, mixtures, naming, unfinished
 from psec_jax.data.registry import local_datasets
 from psec_jax.data.selection import Selection, safe_and_rewarding
-from psec_jax.envs import known_ids
+from psec_jax.envs import copies_at_once, known_ids
 from psec_jax.evaluation import Evaluation, scores
 from psec_jax.report import figures, published, results
 from psec_jax.report.results import Measurement
@@ -49,7 +49,7 @@ class Data:
     def chosen(cls, config: MultiObjective) -> "Data":
         """Raises ``ConfigError`` where the dataset lacks what a method needs."""
         guided = set(config.methods) - {"bc", "bc_safe"}
-        mixes = guided - {"fisor", *config.guidance.weights}
+        mixes = guided - {"fisor", *config.skills}
         name, own = dataset_name(config), config.context_dataset
         data = load(name)
         if config.timeouts_terminal:
@@ -59,7 +59,7 @@ class Data:
             safe = choose(return_quantile=0.0) if "bc_safe" in config.methods else None
             best = choose(config.return_quantile) if mixes and not own else None
             if guided:
-                for objective in config.guidance.objectives.values():
+                for objective in config.objectives.values():
                     data.columns(objective.columns)
         if mixes and own:
             return cls(data, safe, best, load(own))
@@ -81,7 +81,7 @@ class Run(offline_rl.Run):
     @functools.cached_property
     def critics(self) -> list[Critics]:
         """Those of the skills, which are put into the libraries."""
-        weights = self.config.guidance.weights
+        weights = self.config.skills
         return self.learn_skills("skills", self.data.all, weights, dataset_name(self.config))
 
     def measurements(self, evaluations: list[Evaluation]) -> dict[str, list[Evaluation]]:
@@ -113,7 +113,7 @@ def alone(run: Run, name: str) -> list:
 def composed(run: Run, level: str, context: bool = True) -> list:
     """π₀ and all skills, mixed by weights that are trained on the safe and rewarding data."""
     critics, config = run.critics, run.config
-    names = list(config.guidance.weights)
+    names = list(config.skills)
     anchor = [config.anchor[name] for name in names] if config.anchor else None
     more = {"anchor": anchor, "anchor_strength": config.anchor_strength}
     agents = psec.compose(
@@ -123,7 +123,7 @@ def composed(run: Run, level: str, context: bool = True) -> list:
         composer=config.composer_at(level, len(names), context, **more),
         **run.fitting(config.mixing(context), f"compose {level}{'' if context else ' fixed'}"),
     )
-    return run.best_of(agents, critics)
+    return run.best_of(by_seed(agents), critics)
 
 
 METHODS = {
@@ -138,14 +138,14 @@ def methods(config: MultiObjective) -> dict[str, Method]:
     """Every row, each skill's alone among them."""
     return METHODS | {
         name: Method(f"{name.capitalize()} skill", partial(alone, name=name), "skill")
-        for name in config.guidance.weights
+        for name in config.skills
     }
 
 
 def run(config: MultiObjective, out: Path, recorder: Recorder) -> None:
     """Every method with every seed, then the table and the figures."""
     task, episodes = config.task, config.at_once * config.evaluation.episodes
-    with Simulators(psec.envs.copies_at_once(task, episodes)) as simulators:
+    with Simulators(copies_at_once(task, episodes)) as simulators:
         vector, data = simulators.of(task), Data.chosen(config)
         parts = {dataset_name(config): data.all, "the context network's data": data.mixing}
         check_alike({name: part for name, part in parts.items() if part is not None}, vector)
@@ -206,7 +206,7 @@ def dataset_name(config: MultiObjective) -> str:
 
 def check(config: MultiObjective) -> None:
     """Refuse what the schema alone cannot: unknown tasks, data and methods."""
-    skills, critics = config.guidance.weights, config.guidance.objectives
+    skills, critics = config.skills, config.objectives
     if taken := sorted(set(skills) & set(METHODS)):
         raise ConfigError(f"skills {taken} are called as methods are; choose other names")
     stages.check(config, methods(config), [config.task])

@@ -7,10 +7,12 @@ from typing import Any
 import psec_jax as psec
 from experiments import stages
 from experiments.settings import OfflineRL
+from experiments.stages import by_seed
 from psec_jax import learners
+from psec_jax.acting import Actor
 from psec_jax.backbones import Backbone
 from psec_jax.learners import FeasibleFirst
-from psec_jax.learners.objectives import Return
+from psec_jax.learners.objectives import Objective, Return
 from psec_jax.learners.weights import Weigh
 from psec_jax.training.seeds import for_each_seed
 
@@ -28,7 +30,7 @@ class Run(stages.Run):
         """As configured, with other ``weights``, and rewards scaled to each seed's data."""
         guidance = replace(self.config.guidance, weights=weights)
         return [
-            replace(guidance, objectives=scaled(guidance.objectives, own))
+            replace(guidance, objectives=scaled(self.config.objectives, own))
             for own in self.each(data)
         ]
 
@@ -44,19 +46,20 @@ class Run(stages.Run):
             **self.fitting(self.config.skill, label),
         )
         for name in weights:
-            self.keep(name, [trained[name] for trained in skills], dataset)
-        return critics
+            self.keep(name, [trained[name] for trained in by_seed(skills)], dataset)
+        return by_seed(critics)
 
     def improve(
-        self, label: str, data: Data, policies: list[psec.Policy], weights: Weigh
+        self, label: str, data: Data, policies: list[psec.Policy], weights: Weigh | None
     ) -> tuple[list[psec.Policy], list[Critics]]:
         """Offline RL on all parameters of each policy."""
-        return psec.improve(
+        improved, critics = psec.improve(
             policies,
             data,
             guidance=self.guidance(data, weights),
             **self.fitting(self.config.scratch, label),
         )
+        return by_seed(improved), by_seed(critics)
 
     def fresh(self, label: str, data: Data, backbone: Backbone | None = None) -> list[psec.Policy]:
         """Untrained policies, of the configured backbone where None is given."""
@@ -68,7 +71,7 @@ class Run(stages.Run):
             for own, key in zip(each, self.key(f"create {label}"), strict=True)
         ]
 
-    def best_of(self, policies: Sequence[Any], critics: Sequence[Critics]) -> list:
+    def best_of(self, policies: Sequence[Actor], critics: Sequence[Critics]) -> list:
         """Each policy acting by the best of some samples."""
         plan = self.config.best_of
         if plan.candidates == 1:
@@ -93,7 +96,9 @@ class Run(stages.Run):
         return for_each_seed(data, len(self.seeds), "data")
 
 
-def scaled(objectives: Mapping[str, Any], data: psec.TransitionDataset) -> dict[str, Any]:
+def scaled(
+    objectives: Mapping[str, Objective], data: psec.TransitionDataset
+) -> dict[str, Objective]:
     """With the rewards of returns scaled to ``data``, so that one temperature fits all robots."""
     return {
         name: replace(each, scale=each.scale * Return.scaled_to(data).scale)

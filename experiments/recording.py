@@ -59,6 +59,7 @@ class Recorder:
         if self.has(method, task, seed, metric, step):
             return
         values = evaluation.costs if metric == "cost" else evaluation.returns
+        assert values is not None, "costs are recorded where there are some"
         self._measured(setting, task, method, seed, metric, step, values)
         if metric != "cost":
             print(f"{task} {method} (seed {seed}, step {step}): {metric} {evaluation}", flush=True)
@@ -180,7 +181,7 @@ def start_recording(
     without ``resume``.
     """
     if not leads():
-        yield Recorder(out, **checkpoints)
+        yield Recorder(out, None, **checkpoints)
         return
     out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):

@@ -31,7 +31,7 @@ Run = tuple[dict[str, Any], list[Measurement]]
 # In what runs may differ and still be seeds of one cell: how they went, and what else they hold.
 APART = (*PASSING, "seeds", "side_by_side", "methods", "task", "other_limits")
 CONTINUAL = {name: method.label for name, method in METHODS.items()}
-DYNAMICS_SHIFT = {name: label for name, (label, _) in dynamics_shift.METHODS.items()}
+DYNAMICS_SHIFT = {name: method.label for name, method in dynamics_shift.METHODS.items()}
 # How a metric is shown: its name, and the digits after the point.
 SHOWN = {"return": ("return", 0), "score": ("normalized score", 1)}
 LEARNING = {"policies": "Scratch", "full": "Dense skill", "low_rank": "Low-rank skill"}
@@ -68,7 +68,9 @@ def training_curves(runs: list[Run], out: Path, name: str) -> list[Path]:
     rows = [row for row in _pooled(runs) if row.metric == "learning_return"]
     if not rows:
         raise ValueError("these runs hold no learning curves; run with evaluation.curve_every=N")
-    steps = {step: [row for row in rows if row.step == step] for step in {r.step for r in rows}}
+    steps = {
+        float(step): [row for row in rows if row.step == step] for step in {r.step for r in rows}
+    }
     written = []
     for task in dict.fromkeys(row.task for row in rows):
         curves = _curves(steps, LEARNING, task, "learning_return")
@@ -81,7 +83,7 @@ def multi_objective_table(runs: list[Run], out: Path, name: str) -> list[Path]:
     every cost limit of the runs."""
     rows, tasks = _pooled(runs), _columns(runs, "return")
     present = {row.method for row in rows}
-    labels = {name: label for name, (label, _) in multi_objective.METHODS.items()}
+    labels = {name: method.label for name, method in multi_objective.METHODS.items()}
     labels |= {name: f"{name.capitalize()} skill" for name in sorted(present - set(labels))}
     methods = _rows(runs, labels)
     limits = {c["cost_limit"]: None for c, _ in runs}
@@ -115,7 +117,8 @@ class Against:
     def __call__(self, runs: list[Run], out: Path, name: str) -> list[Path]:
         points: dict[float, list[Run]] = {}
         for config, rows in runs:
-            at = self.times * functools.reduce(operator.getitem, self.key.split("."), config)
+            entry: Any = functools.reduce(operator.getitem, self.key.split("."), config)
+            at = self.times * entry
             points.setdefault(at, []).append((config, rows))
         pooled = {at: _pooled(seeds) for at, seeds in points.items()}
         curves = _curves(pooled, self.labels, _columns(runs, self.metric)[0], self.metric)
@@ -242,7 +245,7 @@ def _curve_report(
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.report", description=__doc__.split("\n\n")[0]
+        prog="python -m experiments.report", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("folder", type=Path, help="folder of a run or of a sweep")

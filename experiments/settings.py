@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 
@@ -13,9 +13,10 @@ from experiments.schema import ConfigError, Later
 from psec_jax.backbones import Backbone
 from psec_jax.data.references import find_reference
 from psec_jax.evaluation import scores
-from psec_jax.learners.weights import FisorWeights
+from psec_jax.learners.objectives import Objective
+from psec_jax.learners.weights import FisorWeights, Weigh
 from psec_jax.settings import integer_of
-from psec_jax.training.fit import Learner
+from psec_jax.training.learner import Learner
 
 
 @dataclass
@@ -108,9 +109,14 @@ class OfflineRL(Setting):
         if self.guidance.objectives is None:
             raise ValueError("guidance.objectives is missing; name what each critic values")
 
+    @property
+    def objectives(self) -> Mapping[str, Objective]:
+        """What each critic values."""
+        return self.guidance.objectives or {}
+
     def check(self, methods: Iterable[str], columns: Iterable[str]) -> None:
         super().check(methods, columns)
-        critics, chosen = self.guidance.objectives, self.best_of
+        critics, chosen = self.objectives, self.best_of
         for key in ("critic", "among_feasible"):
             name = getattr(chosen, key)
             if name is not None and name not in critics:
@@ -205,6 +211,11 @@ class DynamicsShift(OfflineRL):
     baselines: dict[str, Baseline]
 
     @property
+    def weigh(self) -> Weigh | None:
+        """What the target's samples are weighed by."""
+        return cast(Weigh | None, self.guidance.weights)
+
+    @property
     def shifts(self) -> list[str]:
         return self.shift.split("+")
 
@@ -235,6 +246,11 @@ class MultiObjective(OfflineRL):
     fisor: FisorWeights
     anchor: dict[str, float] | None
     anchor_strength: float
+
+    @property
+    def skills(self) -> dict[str, Weigh | None]:
+        """What each skill's samples are weighed by."""
+        return self.guidance.weights_of("skill")
 
     def __post_init__(self):
         super().__post_init__()

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from gymnasium.spaces import flatdim
 from gymnasium.vector import VectorEnv
 
 import psec_jax as psec
@@ -19,10 +20,13 @@ from experiments.config import ConfigError, Setting
 from experiments.recording import Recorder
 from experiments.simulators import Simulators
 from psec_jax import agents, storage
+from psec_jax.acting import Actor, ComposedActor
 from psec_jax.errors import BrokenFile
 from psec_jax.evaluation import Evaluation, trace_weights
 from psec_jax.training.processes import leads, meet
 from psec_jax.training.seeds import for_each_seed, named_key
+
+T = TypeVar("T")
 
 
 class Method(NamedTuple):
@@ -85,6 +89,11 @@ def naming(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: {error}") from None
 
 
+def by_seed(trained: T) -> list[T]:
+    """What a verb returns for several seeds: a list, where its annotation has what is in it."""
+    return cast(list[T], trained)
+
+
 def load(name: str, trajectories: int | None = None) -> psec.TransitionDataset:
     """The dataset ``name``; raises ``ConfigError`` or ``BrokenFile`` where it cannot be had."""
     with naming(f"dataset {name}"):
@@ -95,7 +104,7 @@ def check_alike(parts: Mapping[str, Any], vector: VectorEnv) -> None:
     """Raises ``ConfigError`` unless the datasets and policies ``parts`` are of the robot in
     ``vector``."""
     spaces = vector.single_observation_space, vector.single_action_space
-    sizes = {"the environment": tuple(space.shape[-1] for space in spaces)}
+    sizes = {"the environment": tuple(flatdim(space) for space in spaces)}
     sizes |= {name: (part.observation_size, part.action_size) for name, part in parts.items()}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{size} of {name}" for name, size in sizes.items())
@@ -152,6 +161,11 @@ class Run:
 
     setting: ClassVar[str]
 
+    @property
+    def libraries(self) -> list[psec.SkillLibrary]:
+        """Each seed's library, around its π₀."""
+        raise NotImplementedError
+
     def key(self, name: str) -> jax.Array:
         """The random keys of the stage called ``name``, (seed,)."""
         return named_key(jnp.stack([jax.random.key(seed) for seed in self.seeds]), name)
@@ -174,12 +188,13 @@ class Run:
     ) -> list[psec.Policy]:
         """Behavior cloning into a fresh policy, of the same data or of each seed's own."""
         each = for_each_seed(data, len(self.seeds), "data")
-        return psec.pretrain(
+        policies = psec.pretrain(
             data,
             backbone=self.config.backbone(action_size=each[0].action_size),
             statistics=[self.config.statistics(part) for part in each],
             **self.fitting(training, label, **more),
         )
+        return by_seed(policies)
 
     def libraries_of(self, bases: Sequence[psec.Policy]) -> list[psec.SkillLibrary]:
         """Each seed's library, begun around its base where there is none."""
@@ -232,10 +247,10 @@ class Run:
             for metric, each in self.measurements(evaluations).items():
                 self.record(each, task=task, method=name, step=step, metric=metric)
 
-    def evaluate(self, agents: Sequence[Any], environment: str, name: str) -> list[Evaluation]:
+    def evaluate(self, agents: Sequence[Actor], environment: str, name: str) -> list[Evaluation]:
         """Each seed's agent, with the keys of the stage called ``name``."""
         vector, episodes = self.simulators.of(environment), self.config.evaluation.episodes
-        return psec.evaluate(list(agents), vector, episodes=episodes, key=self.key(name))
+        return by_seed(psec.evaluate(list(agents), vector, episodes=episodes, key=self.key(name)))
 
     def measurements(self, evaluations: list[Evaluation]) -> dict[str, list[Evaluation]]:
         """Metric → what is recorded of each seed."""
@@ -253,7 +268,7 @@ class Run:
         for seed, each in zip(self.seeds, data, strict=True):
             self.recorder.demonstrations(each, setting=self.setting, task=task, seed=seed)
 
-    def trace(self, agent: Any, task: str, environment: str, suffix: str) -> None:
+    def trace(self, agent: ComposedActor, task: str, environment: str, suffix: str) -> None:
         """α(s) over one episode, as a figure and as numbers, with pictures where there are any."""
         pictures = 10 if environment.startswith("metadrive/") else 0
         trace = trace_weights(agent, environment, key=self.key("trace")[0], picture_every=pictures)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -94,7 +94,7 @@ def planned(sweep: Path) -> list[str]:
 def job_folders(config: DictConfig) -> list[str]:
     """The names of all jobs' folders by Hydra's own configuration of a sweep; none where its
     sweeper, such as Optuna's, makes jobs up, or where the user names their folders."""
-    named = OmegaConf.to_container(config.sweep)["subdir"]
+    named = cast(dict[str, Any], OmegaConf.to_container(config.sweep))["subdir"]
     if not config.sweeper._target_.endswith(".BasicSweeper") or "job_folder" not in str(named):
         return []
     # A study's own overrides come before those of the command line.
@@ -143,7 +143,7 @@ OmegaConf.register_new_resolver("launcher", launcher, replace=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("sweeps", nargs="+", type=Path, metavar="SWEEP_FOLDER")
     for sweep in parser.parse_args().sweeps:
         if not (sweep / "multirun.yaml").exists():

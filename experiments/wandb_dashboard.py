@@ -84,13 +84,14 @@ def save(entity: str, project: str) -> str:
     try:
         made.entity = entity or wandb.Api().default_entity
         return made.save().url
-    except wandb.errors.Error as error:
+    # pyright does not see that wandb imports it.
+    except wandb.errors.Error as error:  # pyright: ignore[reportAttributeAccessIssue]
         raise ConnectionError(f"W&B cannot be reached: {error}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="scripts/wandb_dashboard", description=__doc__.partition("\n")[0]
+        prog="scripts/wandb_dashboard", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("project", metavar="[ENTITY/]PROJECT")
     entity, _, project = parser.parse_args(arguments).project.rpartition("/")

@@ -8,7 +8,7 @@ of each policy within; nothing is pickled.
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,13 @@ from psec_jax.fingerprints import fingerprint
 from psec_jax.imports import class_at
 from psec_jax.settings import json_data
 
+if TYPE_CHECKING:
+    from psec_jax.composition import ComposedPolicy
+    from psec_jax.learners import Critics
+    from psec_jax.policies import BestOf, Policy
+
+    Agent = Policy | ComposedPolicy | BestOf | Critics
+
 FORMAT = 2
 AGENTS = ("Policy", "ComposedPolicy", "BestOf", "Critics")
 _KIND, _DESCRIPTION, _TENSORS = "psec-agent", "agent.json", "tensors.safetensors"
@@ -28,7 +35,7 @@ _BELONGS = "tensors_checksum"
 _NEEDED = {"agent", "policies", "provenance", _BELONGS}
 
 
-def save(agent: Any, path: str | Path, /, **provenance: Any) -> None:
+def save(agent: "Agent", path: str | Path, /, **provenance: Any) -> None:
     """Store ``agent`` in a new folder ``path``, whole or not at all.
 
     ``provenance`` is JSON data, which ``provenance(path)`` reads; NumPy's numbers, arrays, tuples
@@ -77,7 +84,7 @@ def provenance(path: str | Path) -> dict[str, Any]:
     return _facts(storage.expanded(path))["provenance"]
 
 
-def is_saved(agent: Any, path: str | Path) -> bool:
+def is_saved(agent: "Agent", path: str | Path) -> bool:
     """Whether ``path`` holds just this agent, whatever the provenance."""
     path = storage.expanded(path)
     if not path.exists():
@@ -90,7 +97,7 @@ def is_saved(agent: Any, path: str | Path) -> bool:
     return all(there.get(name) == value for name, value in here.items())
 
 
-def _described(agent: Any) -> tuple[dict[str, Any], Description]:
+def _described(agent: "Agent") -> tuple[dict[str, Any], Description]:
     kind = type(agent).__name__
     if not isinstance(agent, _classes()):
         raise ValueError(f"{kind} is no agent that can be saved; expected one of {AGENTS}")
@@ -169,7 +176,7 @@ def _restored(facts, tensors, custom_objects, source: str) -> Any:
     return agent
 
 
-def _act(agent: Any) -> Any:
+def _act(agent: Any) -> jax.Array:
     """What an agent is for, to be traced."""
     if hasattr(agent, "sample"):
         return agent.sample(jax.random.key(0), jnp.zeros((2, agent.observation_size), jnp.float32))
@@ -180,7 +187,7 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in ("psec-jax", "jax", "flax")}
 
 
-def _fingerprints(agent: Any) -> list[str]:
+def _fingerprints(agent: "Agent") -> list[str]:
     """Of each policy within."""
     policy = class_at("Policy", {})
     parts = jax.tree.leaves(agent, is_leaf=lambda part: isinstance(part, policy))

@@ -7,7 +7,7 @@ will do: one of your own needs no change here.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
@@ -17,9 +17,12 @@ from jaxtyping import Array, Float
 
 from psec_jax import diffusion
 from psec_jax.networks import Denoiser, GaussianActor
-from psec_jax.settings import integer_of
+from psec_jax.settings import integer_of, is_frozen_dataclass
 
-Predict = Callable[..., Array]
+# The network as a function of its inputs, with its parameters and skills in it.
+Predict = Callable[..., Any]
+# The data of some transitions, (batch, …) by the name of the column.
+Batch = dict[str, Array]
 COMPUTE = ("float32", "bfloat16")
 
 
@@ -32,11 +35,15 @@ class Backbone(Protocol):
     compared, the same for all that are mixed. Without it (or where it is None) they cannot be.
     """
 
-    action_size: int
-    network: nn.Module
+    @property
+    def action_size(self) -> int: ...
+
+    @property
+    def network(self) -> nn.Module: ...
 
     def example(self, observation_size: int) -> tuple[Array, ...]:
         """Inputs of the network with a batch of one, to initialize or trace it."""
+        ...
 
     def loss(
         self,
@@ -46,11 +53,13 @@ class Backbone(Protocol):
         key: jax.Array,
     ) -> Float[Array, "batch"]:
         """The imitation loss of each sample."""
+        ...
 
     def sample(
         self, predict: Predict, key: jax.Array, observations: Float[Array, "batch observation"]
     ) -> Float[Array, "batch action"]:
         """Actions in [−1, 1]."""
+        ...
 
 
 def check_backbone(backbone: Any) -> None:
@@ -58,7 +67,7 @@ def check_backbone(backbone: Any) -> None:
     kind, needed = type(backbone).__name__, ("action_size", "network", "example", "loss", "sample")
     if lacking := [name for name in needed if not hasattr(backbone, name)]:
         raise TypeError(f"{kind} is no backbone: it lacks {lacking}; a backbone has {needed}")
-    if not is_dataclass(backbone) or not type(backbone).__dataclass_params__.frozen:
+    if not is_frozen_dataclass(type(backbone)):
         raise TypeError(
             f"the backbone {kind} must be a frozen dataclass, so that it can be compiled into "
             "programs and stored; decorate it with @dataclass(frozen=True)"
@@ -153,7 +162,8 @@ class GaussianBackbone:
     """
 
     action_size: int
-    network: nn.Module | None = None
+    # None stands for GaussianActor(action_size).
+    network: nn.Module = None  # pyright: ignore[reportAssignmentType]
     deterministic: bool = True
     compute: str = "float32"
 

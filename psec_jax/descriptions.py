@@ -21,7 +21,7 @@ from flax.core import FrozenDict
 
 from psec_jax.errors import BrokenFile, NotImported
 from psec_jax.imports import class_at, function_at, path_of
-from psec_jax.settings import is_array
+from psec_jax.settings import is_array, is_dataclass_instance
 
 DTYPES = (np.bool_, np.float16, np.float32, np.float64, np.int8, np.int16, np.int32, np.int64)
 DTYPES += (np.uint8, np.uint16, np.uint32, np.uint64)
@@ -87,7 +87,7 @@ class _Writer:
         if kind is functools.partial:
             parts = value.func, value.args, value.keywords
             return {"partial": [self._part(part, name, path, i) for i, part in enumerate(parts)]}
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if is_dataclass_instance(value):
             return {"class": path_of(kind, name), "fields": self._fields(value, name, path)}
         found = path_of(value, name)
         if not isinstance(value, type):

@@ -5,15 +5,19 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flax import traverse_util
 
+from psec_jax.backbones import Backbone
+from psec_jax.parameters import by_name
 from psec_jax.settings import plain_settings, python_number
 
+if TYPE_CHECKING:
+    from psec_jax.policies import Policy
 
-def fingerprint(policy: Any) -> str:
+
+def fingerprint(policy: "Policy") -> str:
     """The hash that names a base policy: its architecture, parameters and statistics."""
     description = json.dumps(backbone_to_dict(policy.backbone), sort_keys=True)
     digest = hashlib.sha256(description.encode())
@@ -23,35 +27,34 @@ def fingerprint(policy: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def policy_tensors(policy: Any) -> dict[str, np.ndarray]:
+def policy_tensors(policy: "Policy") -> dict[str, np.ndarray]:
     """Every array of a base policy under its name on disk, on the host."""
-    flat = traverse_util.flatten_dict(dict(policy.params), sep="/")
-    tensors = {f"params/{name}": np.asarray(value) for name, value in flat.items()}
+    tensors = {f"params/{name}": np.asarray(a) for name, a in by_name(policy.params).items()}
     tensors["statistics/mean"] = np.asarray(policy.statistics.mean)
     tensors["statistics/std"] = np.asarray(policy.statistics.std)
     return tensors
 
 
-def backbone_to_dict(backbone: Any) -> dict[str, Any]:
+def backbone_to_dict(backbone: Backbone) -> dict[str, Any]:
     """A backbone's class and settings, and its network's, as plain JSON data."""
-    backbone = plain_settings(backbone)
+    plain: Any = plain_settings(backbone)
     fields = {
-        f.name: _plain(getattr(backbone, f.name))
-        for f in dataclasses.fields(backbone)
+        f.name: _plain(getattr(plain, f.name))
+        for f in dataclasses.fields(plain)
         if f.name != "network"
     }
     for name, default in (("compute", "float32"), ("noise", "posterior")):
         if fields.get(name) == default:
             # What was saved before there was a choice keeps its fingerprint.
             del fields[name]
-    network = backbone.network
+    network = plain.network
     settings = {
         f.name: _plain(getattr(network, f.name))
         for f in dataclasses.fields(network)
         if f.name not in ("parent", "name")
     }
     return {
-        "backbone": type(backbone).__name__,
+        "backbone": type(plain).__name__,
         "settings": fields,
         "network": type(network).__name__,
         "network_settings": settings,

@@ -13,7 +13,6 @@ because a file names it, and what it names is one of
 Nothing of Python's own library, and no name that a module has only imported itself, is found.
 """
 
-import dataclasses
 import importlib
 import re
 import sys
@@ -26,6 +25,7 @@ import numpy as np
 from flax import linen as nn
 
 from psec_jax.errors import BrokenFile, NotImported
+from psec_jax.settings import is_frozen_dataclass
 
 OURS = {
     "Policy": "psec_jax.policies",
@@ -163,7 +163,7 @@ def _defined(path: str, module: str) -> Any:
         inside = vars(found) if isinstance(found := inside.get(part), type) else {}
     value = inside.get(last)
     is_defined = isinstance(value, type) or (isinstance(value, _FUNCTIONS) and not outer)
-    if not is_defined or (value.__module__, value.__qualname__) != (module, name):
+    if value is None or not is_defined or (value.__module__, value.__qualname__) != (module, name):
         raise NotImported(
             f"{module} defines no class or function {name!r}; where it has moved, hand it over: "
             f"custom_objects={{{path!r}: …}}"
@@ -177,14 +177,15 @@ def _is_described(kind: Any) -> bool:
         return False
     if issubclass(kind, nn.Module):
         return kind is not nn.Module
-    return dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen
+    return is_frozen_dataclass(kind)
 
 
 def _public(place: str, word: str) -> Any:
     """What a public module of flax, jax or numpy calls ``word``; None where a file may not."""
     value = None if word.startswith("_") else vars(importlib.import_module(place)).get(word)
     if place == "flax.linen":
-        return value if _is_described(value) and issubclass(value, nn.Module) else None
+        found = isinstance(value, type) and issubclass(value, nn.Module)
+        return value if found and _is_described(value) else None
     if place == "numpy":
         return value if isinstance(value, type) and issubclass(value, np.generic) else None
     if place == "jax.numpy" and not isinstance(value, _COMPILED):

@@ -4,25 +4,28 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax import struct, traverse_util
+from flax import struct
 from jaxtyping import Array, Float
 
-from psec_jax import agents
-from psec_jax.backbones import Backbone, check_backbone
+from psec_jax import agents, reprs
+from psec_jax.acting import Actor, ComposedActor, Observations, Scorer, act
+from psec_jax.backbones import Backbone, Batch, check_backbone
 from psec_jax.errors import BaseMismatch
 from psec_jax.fingerprints import backbone_to_dict, fingerprint, policy_tensors
 from psec_jax.imports import is_ours
+from psec_jax.parameters import Params, by_name
 from psec_jax.settings import check_plain, integer_of, plain_settings, setting_names
 from psec_jax.skills.bank import Bank
 from psec_jax.skills.injection import inject, merge
 from psec_jax.skills.layers import dense_layers
-from psec_jax.skills.weights import Weights, samples
+from psec_jax.skills.weights import Weights
 
 __all__ = [
     "BestOf",
@@ -57,6 +60,12 @@ class Statistics:
     def normalize(self, observations: Array) -> Array:
         return (observations - self.mean) / self.std
 
+    @reprs.brief
+    def __repr__(self):
+        yield from reprs.stacked(self.mean, 1)
+        yield f"observation {self.mean.shape[-1]}"
+        yield reprs.values(self)
+
 
 @struct.dataclass
 class Policy:
@@ -66,7 +75,7 @@ class Policy:
     policy may be an argument of any JAX transformation.
     """
 
-    params: Any
+    params: Params
     statistics: Statistics
     bank: Bank | None
     backbone: Backbone = struct.field(pytree_node=False)
@@ -91,6 +100,16 @@ class Policy:
             policy.dense_layers()
         return policy
 
+    @reprs.brief
+    def __repr__(self):
+        yield from reprs.stacked(self.statistics.mean, 1)
+        yield type(self.backbone).__name__
+        yield f"observation {self.observation_size}, action {self.action_size}"
+        yield reprs.parameters(self.params)
+        if self.bank is not None:
+            yield f"bank {reprs.listed(self.bank.names)} of {reprs.values(self.bank)}"
+        yield reprs.fingerprint(self)
+
     @property
     def observation_size(self) -> int:
         return self.statistics.mean.shape[-1]
@@ -102,7 +121,7 @@ class Policy:
     def act(
         self,
         key: jax.Array,
-        observations: Float[Array, "batch observation"],
+        observations: Observations,
         weights: Weights = None,
     ) -> Float[Array, "batch action"]:
         """Actions for a batch of observations, in one compiled call.
@@ -130,7 +149,7 @@ class Policy:
 
     def loss(
         self,
-        batch: dict[str, Array],
+        batch: Batch,
         key: jax.Array,
         weights: Weights = None,
         dropout: jax.Array | None = None,
@@ -184,12 +203,20 @@ class BestOf:
     ``jax.tree_util.Partial`` around a function.
     """
 
-    policy: Any
-    scorer: Callable[[Array, Array], Array]
+    policy: Actor
+    scorer: Scorer
     candidates: int = struct.field(pytree_node=False)
 
     def __post_init__(self):
         object.__setattr__(self, "candidates", integer_of("candidates", self.candidates))
+
+    @reprs.brief
+    def __repr__(self):
+        yield f"{self.candidates} candidates of {type(self.policy).__name__}"
+        yield f"observation {self.observation_size}, action {self.action_size}"
+        yield f"scorer {type(self.scorer).__name__}"
+        yield reprs.parameters(self)
+        yield reprs.values(self)
 
     @property
     def observation_size(self) -> int:
@@ -202,18 +229,19 @@ class BestOf:
     @property
     def names(self) -> tuple[str, ...]:
         """The skills of a composed policy."""
-        return self.policy.names
+        return cast(ComposedActor, self.policy).names
 
     def weights(self, observations: Array) -> Weights:
         """α(s) of a composed policy."""
-        return self.policy.weights(observations)
+        return cast(ComposedActor, self.policy).weights(observations)
 
-    def act(self, key: jax.Array, observations: Array, weights: Weights = None) -> Array:
+    def act(self, key: jax.Array, observations: Observations, weights: Weights = None) -> Array:
         return act(self, key, observations, weights)
 
     def sample(self, key: jax.Array, observations: Array, weights: Weights = None) -> Array:
         keys = jax.random.split(key, self.candidates)
-        actions = jax.vmap(lambda k: self.policy.sample(k, observations, weights))(keys)
+        given = {} if weights is None else {"weights": weights}
+        actions = jax.vmap(lambda k: self.policy.sample(k, observations, **given))(keys)
         scores = jax.vmap(self.scorer, (None, 0))(observations, actions)
         best = jnp.argmax(scores, axis=0)
         return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
@@ -223,52 +251,23 @@ class BestOf:
         agents.save(self, path, **provenance)
 
 
-def act(
-    policy: Any, key: jax.Array, observations: Array, weights: Weights = None
-) -> Float[Array, "batch action"]:
-    """``policy.sample`` compiled, behind a check of the shapes that enter.
-
-    Serves every kind of policy here: anything with ``sample`` and ``observation_size`` that is a
-    pytree. Raises ``ValueError`` unless ``observations`` is (batch, observation_size) and
-    ``weights``, where they are by sample, are for as many samples.
-    """
-    shape = np.shape(observations)
-    if len(shape) != 2 or shape[1] != policy.observation_size:
-        raise ValueError(
-            f"observations of shape {shape} do not fit a policy of {policy.observation_size} "
-            f"observation dimensions; expected (batch, {policy.observation_size})"
-        )
-    if (size := samples(weights)) not in (None, shape[0]):
-        raise ValueError(
-            f"weights for {size} samples do not fit a batch of {shape[0]} observations"
-        )
-    if callable(weights) and jax.tree_util.all_leaves([weights]):
-        weights = jax.tree_util.Partial(weights)
-    return _act(policy, key, observations, weights)
-
-
-@jax.jit
-def _act(policy, key, observations, weights):
-    return policy.sample(key, jnp.asarray(observations, jnp.float32), weights)
-
-
 @functools.partial(jax.jit, static_argnames="network")
-def _fresh_params(network: nn.Module, key: jax.Array, example: tuple[Array, ...]) -> Any:
+def _fresh_params(network: nn.Module, key: jax.Array, example: tuple[Array, ...]) -> Params:
     return nn.unbox(network.init(key, *example)["params"])
 
 
 def _check_stored(backbone: Backbone) -> None:
     """Ours are read from plain JSON; others are stored by their import path and settings."""
-    parts = {type(backbone).__name__: backbone}
-    parts[f"{type(backbone).__name__}.network"] = backbone.network
+    kind = type(backbone).__name__
+    parts = {kind: backbone, f"{kind}.network": backbone.network}
     for part_name, part in parts.items():
         for name in setting_names(part) if is_ours(type(part)) else ():
             if name != "network":
                 check_plain(f"{part_name}.{name}", getattr(part, name))
 
 
-def _check_float32(params: Any, network: str) -> None:
-    for name, value in traverse_util.flatten_dict(dict(params), sep="/").items():
+def _check_float32(params: Params, network: str) -> None:
+    for name, value in by_name(params).items():
         if value.dtype != jnp.float32:
             raise ValueError(
                 f"parameter {name!r} of {network} is {value.dtype}, but parameters are float32: "

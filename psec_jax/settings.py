@@ -42,7 +42,7 @@ def plain_settings(value: Any, name: str | None = None) -> Any:
     """
     name = type(value).__name__ if name is None else name
     value = python_number(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass_instance(value):
         found = {
             field: plain_settings(getattr(value, field), f"{name}.{field}")
             for field in setting_names(value)
@@ -66,6 +66,16 @@ def plain_settings(value: Any, name: str | None = None) -> Any:
             "strings, or tuples of them"
         ) from None
     return value
+
+
+def is_dataclass_instance(value: object) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def is_frozen_dataclass(kind: type) -> bool:
+    # typeshed does not declare what the decorator was given.
+    params = "__dataclass_params__"
+    return dataclasses.is_dataclass(kind) and getattr(kind, params).frozen
 
 
 def setting_names(value: Any) -> list[str]:

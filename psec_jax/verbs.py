@@ -6,14 +6,15 @@ beside it (``psec_jax.Guidance``), ``composer`` how skills are mixed (``psec_jax
 **Several seeds.** With keys of shape (n,), as ``jax.random.split(key, n)`` gives, n seeds are
 trained in one program, and a list of n is returned, each one as if it had been trained alone (to
 float tolerance). What is given may then be a list of n, one for each seed: data, policies,
-libraries, statistics, guidances and composers.
+libraries, statistics, guidances and composers. Annotations of results are those of one seed, as
+types do not tell keys of one shape from another's.
 """
 
 import dataclasses
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +38,10 @@ from psec_jax.learners.optimizer import Optimizer, Transformation, optimizer_of
 from psec_jax.policies import Policy, Statistics
 from psec_jax.skills.bank import Adapter, Skill
 from psec_jax.training import Training, fit
-from psec_jax.training.seeds import for_each_seed, seed_count
+from psec_jax.training.seeds import PerSeed, for_each_seed, seed_count
 from psec_jax.training.training import check_training
+
+P = TypeVar("P", bound=Parts)
 
 ADAPTER = Adapter()
 OPTIMIZER = Optimizer()
@@ -47,12 +50,12 @@ CONSTANTS = Optimizer(learning_rate=0.03, weight_decay=0.0, ema_rate=0.02)
 
 
 def pretrain(
-    data: TransitionDataset,
+    data: PerSeed[TransitionDataset],
     *,
     key: jax.Array,
     training: Training,
     backbone: Backbone | None = None,
-    statistics: Statistics | None = None,
+    statistics: PerSeed[Statistics] | None = None,
 ) -> Policy:
     """Clone ``data`` into a new policy: π₀, or a policy from scratch.
 
@@ -72,8 +75,8 @@ def pretrain(
 
 
 def learn_skill(
-    base: Policy,
-    data: TransitionDataset,
+    base: PerSeed[Policy],
+    data: PerSeed[TransitionDataset],
     *,
     key: jax.Array,
     training: Training,
@@ -92,12 +95,12 @@ def learn_skill(
 
 
 def learn_skills(
-    base: Policy,
-    data: TransitionDataset,
+    base: PerSeed[Policy],
+    data: PerSeed[TransitionDataset],
     *,
     key: jax.Array,
     training: Training,
-    guidance: Guidance | None = None,
+    guidance: PerSeed[Guidance] | None = None,
     adapter: Adapter = ADAPTER,
 ) -> tuple[dict[str, Skill], dict[str, Critics]]:
     """Offline RL: skills on the frozen ``base``, side by side with the critics that weigh them.
@@ -129,12 +132,12 @@ def learn_skills(
 
 
 def improve(
-    policy: Policy,
-    data: TransitionDataset,
+    policy: PerSeed[Policy],
+    data: PerSeed[TransitionDataset],
     *,
     key: jax.Array,
     training: Training,
-    guidance: Guidance | None = None,
+    guidance: PerSeed[Guidance] | None = None,
 ) -> tuple[Policy, dict[str, Critics]]:
     """Offline RL on all parameters of ``policy``: fine-tuning, or for a fresh one from scratch.
 
@@ -163,13 +166,13 @@ def improve(
 
 
 def compose(
-    parts: Parts,
-    data: TransitionDataset,
+    parts: PerSeed[P],
+    data: PerSeed[TransitionDataset],
     *,
     key: jax.Array,
     training: Training,
     skills: Sequence[str] | None = None,
-    composer: Composer | nn.Module | str = "context",
+    composer: PerSeed[Composer | nn.Module | str] = "context",
 ) -> ComposedPolicy:
     """Learn how to mix ``skills`` on ``data``: all that there are where None.
 
@@ -188,10 +191,10 @@ def compose(
         learner = ContextLearner(
             composed,
             _for_weights(composed, training),
-            composer.anchor,
+            None if composer.anchor is None else tuple(composer.anchor),
             composer.anchor_strength,
         )
-        if composer.weigh is None:
+        if composer.weigh is None or composer.critics is None:
             return learner, data, fit_key
         frozen = {name: Frozen(critics) for name, critics in composer.critics.items()}
         return GuidedLearner(frozen, learner, (("context", composer.weigh),)), data, fit_key
@@ -228,16 +231,15 @@ def _trained(
             return tuple(list(column) for column in zip(*each, strict=True))
         return each
 
-    inspect = training.inspect
-    if inspect is not None:
-        inspect = lambda step, states: training.inspect(step, results(states))  # noqa: E731
+    given = training.inspect
+    inspect = None if given is None else lambda step, states: given(step, results(states))
     how = dataclasses.replace(training, optimizer=None, inspect=inspect)
     if several is None:
         return results(fit(learners[0], data[0], key=fit_keys[0], training=how))
     return results(fit(learners, data, key=jnp.stack(fit_keys), training=how))
 
 
-def _guidance(guidance: Guidance | list[Guidance] | None) -> Guidance | list[Guidance]:
+def _guidance(guidance: PerSeed[Guidance] | None) -> PerSeed[Guidance]:
     return Guidance() if guidance is None else guidance
 
 
@@ -261,7 +263,7 @@ def _for_weights(composed: ComposedPolicy, training: Training) -> Optimizer | Tr
     if not composed.has_fixed_weights:
         return _optimizer(training)
     optimizer = _optimizer(training, CONSTANTS)
-    if optimizer.reach < 1:
+    if isinstance(optimizer, Optimizer) and optimizer.reach < 1:
         warnings.warn(
             f"in {training.steps} updates at learning rate {optimizer.learning_rate:g} constant "
             f"weights move by at most {optimizer.reach:.2g}, and so stay near where they start; "

@@ -307,6 +307,24 @@ def test_the_best_of_one_is_distributed_like_the_policy(random):
         np.testing.assert_allclose(statistic(one, axis=0), statistic(plain, axis=0), atol=0.06)
 
 
+@flax.struct.dataclass
+class Drawn:
+    """An actor that is no policy: any action, in any state."""
+
+    observation_size: int = flax.struct.field(pytree_node=False, default=3)
+    action_size: int = flax.struct.field(pytree_node=False, default=2)
+
+    def sample(self, key, observations):
+        return jax.random.uniform(key, (len(observations), 2), minval=-1.0)
+
+
+def test_best_of_takes_an_actor_that_knows_no_weights():
+    observations = np.zeros((50, 3), np.float32)
+    first = jax.tree_util.Partial(lambda observations, actions: actions[:, 0])
+    best = [BestOf(Drawn(), first, n).act(KEY, observations)[:, 0].mean() for n in (1, 20)]
+    assert best[0] < 0.5 < best[1]
+
+
 def test_best_of_passes_weights_on(gaussian, observations, make_bank):
     carrying = gaussian.with_bank(make_bank(gaussian))
     weights = np.array([0.5, -1.0, 0.7], np.float32)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,13 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
-from psec_jax import agents
+from psec_jax import agents, reprs
+from psec_jax.acting import Observations, act
+from psec_jax.backbones import Batch
 from psec_jax.composition.levels import Level, level_of
 from psec_jax.networks import ByLayer, ConstantWeights
-from psec_jax.policies import Policy, act
+from psec_jax.parameters import Params
+from psec_jax.policies import Policy
 from psec_jax.skills.weights import Weights, check_shared, is_fixed, samples
 
 
@@ -30,7 +33,7 @@ class ComposedPolicy:
 
     base: Policy
     parts: tuple[Policy, ...]
-    context_params: Any
+    context_params: Params
     context: nn.Module = struct.field(pytree_node=False)
     level: Level = struct.field(pytree_node=False)
     names: tuple[str, ...] = struct.field(pytree_node=False)
@@ -92,6 +95,16 @@ class ComposedPolicy:
         composed._check_context()
         return composed
 
+    @reprs.brief
+    def __repr__(self):
+        yield from reprs.stacked(self.base.statistics.mean, 1)
+        yield f"{self.level!r} of {reprs.listed(self.names)}"
+        yield f"weights by {type(self.context).__name__}"
+        yield f"observation {self.observation_size}, action {self.action_size}"
+        yield reprs.parameters(self)
+        yield f"base of {reprs.fingerprint(self.base)}"
+        yield reprs.values(self)
+
     @property
     def observation_size(self) -> int:
         return self.base.observation_size
@@ -109,10 +122,10 @@ class ComposedPolicy:
         """α(s) for raw observations, as the context gives them: (batch, skill) from a context
         network, without the batch axis where they are constant, by layer from ``ByLayer``."""
         normalized = self.base.statistics.normalize(observations)
-        return self.context.apply({"params": self.context_params}, normalized)
+        return cast(Weights, self.context.apply({"params": self.context_params}, normalized))
 
     def act(
-        self, key: jax.Array, observations: Array, weights: Weights = None
+        self, key: jax.Array, observations: Observations, weights: Weights = None
     ) -> Float[Array, "batch action"]:
         """Actions for a batch of observations; given ``weights`` replace the context network's."""
         return act(self, key, observations, weights)
@@ -124,12 +137,12 @@ class ComposedPolicy:
             self._check(weights)
         return self.level.sample(self, key, observations, weights)
 
-    def loss(self, batch: dict[str, Array], key: jax.Array) -> Float[Array, "batch"]:
+    def loss(self, batch: Batch, key: jax.Array) -> Float[Array, "batch"]:
         """The level's loss of each sample, as a function of the context parameters."""
         weights = self.weights(batch["observations"])
         return self.level.loss(self, batch, key, weights)
 
-    def with_context(self, context_params: Any) -> "ComposedPolicy":
+    def with_context(self, context_params: Params) -> "ComposedPolicy":
         return dataclasses.replace(self, context_params=context_params)
 
     def with_fixed(self, weights: Array | Mapping[str, Array]) -> "ComposedPolicy":
@@ -167,7 +180,7 @@ class ComposedPolicy:
 
     def _check(self, weights: Weights) -> None:
         """Raise ``ValueError`` unless ``weights`` are such that the level can mix by."""
-        if not self.level.mixes_policies:
+        if not self.level.mixes_policies and self.base.bank is not None:
             self.base.bank.gains(weights)
         elif callable(weights) or isinstance(weights, Mapping):
             given = "a function" if callable(weights) else "by layer"
@@ -176,7 +189,7 @@ class ComposedPolicy:
                 f"common, and these weights are {given}; give ({len(self.names)},) or (batch, "
                 f"{len(self.names)}), or use level 'parameter'"
             )
-        else:
+        elif weights is not None:
             check_shared(weights, self.names)
 
     def save(self, path: str | Path, /, **provenance: Any) -> None:

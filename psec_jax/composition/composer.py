@@ -1,18 +1,21 @@
 """Composers: where the weights of skills come from, at which level skills are mixed, and what the
 weights are trained by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 from flax import linen as nn
+from jaxtyping import Array, Float
 
+from psec_jax import reprs
 from psec_jax.composition.agent import ComposedPolicy
 from psec_jax.composition.levels import Level
 from psec_jax.networks import ConstantWeights, ContextNetwork
 from psec_jax.policies import Policy
 from psec_jax.settings import plain_settings, python_number
+from psec_jax.skills.bank import Bank
 from psec_jax.skills.library import SkillLibrary
 
 # Where weights come from, by name: a module for so many skills.
@@ -38,7 +41,7 @@ class Composer:
     anchor: Sequence[float] | None = None
     anchor_strength: float = 1.0
     critics: Mapping[str, Any] | None = None
-    weigh: Any = None
+    weigh: Callable[..., Float[Array, "batch"]] | None = None
 
     def __post_init__(self):
         if isinstance(self.weights, nn.Module):
@@ -59,6 +62,17 @@ class Composer:
             )
         if self.weigh is not None and not self.critics:
             raise ValueError("weigh needs critics; learn them with learn_skills or improve")
+
+    @reprs.brief
+    def __repr__(self):
+        named = isinstance(self.weights, str)
+        yield f"weights {self.weights if named else type(self.weights).__name__}"
+        yield f"level {self.level}"
+        if self.anchor is not None:
+            yield f"anchor {self.anchor} of strength {self.anchor_strength:g}"
+        if self.critics:
+            yield f"critics {reprs.listed([*self.critics])} of {reprs.values(self.critics)}"
+            yield f"weigh {self.weigh}"
 
     @classmethod
     def of(cls, value: "Composer | nn.Module | str") -> "Composer":
@@ -84,18 +98,18 @@ class Composer:
                 key,
                 tuple(policies),
             )
-        policy = _carrying(parts, skills)
-        network = self._network(policy.bank.size)
-        return ComposedPolicy.create(policy, network, self.level, key)
+        policy, bank = _carrying(parts, skills)
+        return ComposedPolicy.create(policy, self._network(bank.size), self.level, key)
 
     def _network(self, skills: int) -> nn.Module:
         return WEIGHTS[self.weights](skills) if isinstance(self.weights, str) else self.weights
 
 
-def _carrying(parts: SkillLibrary | Policy, skills: Sequence[str] | None) -> Policy:
-    """π₀ with a bank of these skills."""
+def _carrying(parts: SkillLibrary | Policy, skills: Sequence[str] | None) -> tuple[Policy, Bank]:
+    """π₀ with a bank of these skills, and that bank."""
     if isinstance(parts, SkillLibrary):
-        return parts.base.with_bank(parts.bank(skills))
+        bank = parts.bank(skills)
+        return parts.base.with_bank(bank), bank
     if not isinstance(parts, Policy):
         raise ValueError(
             "compose takes a SkillLibrary, a Policy that carries a bank of skills, or a mapping "
@@ -103,7 +117,8 @@ def _carrying(parts: SkillLibrary | Policy, skills: Sequence[str] | None) -> Pol
         )
     if parts.bank is None:
         raise ValueError("there is nothing to compose: the policy carries no bank of skills")
-    return parts if skills is None else parts.with_bank(parts.bank.select(skills))
+    bank = parts.bank if skills is None else parts.bank.select(skills)
+    return parts if skills is None else parts.with_bank(bank), bank
 
 
 def _separate(

@@ -13,23 +13,27 @@ they are the published code's x = Σ_i w_i x_i, free and without π₀.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, is_dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from psec_jax.backbones import Batch
 from psec_jax.policies import Policy
-from psec_jax.settings import plain_settings
+from psec_jax.settings import is_frozen_dataclass, plain_settings
 from psec_jax.skills.weights import Weights
 
 
 class Mixture(Protocol):
     """What is mixed: π₀ (with its bank where deltas are mixed) and the other policies."""
 
-    base: Policy
-    parts: tuple[Policy, ...]
+    @property
+    def base(self) -> Policy: ...
+
+    @property
+    def parts(self) -> tuple[Policy, ...]: ...
 
 
 class Level(Protocol):
@@ -46,14 +50,16 @@ class Level(Protocol):
         """Raise ``ValueError`` if these, π₀ first, cannot be mixed at this level."""
 
     def loss(
-        self, mixture: Mixture, batch: dict[str, Array], key: jax.Array, weights: Weights
+        self, mixture: Mixture, batch: Batch, key: jax.Array, weights: Weights
     ) -> Float[Array, "batch"]:
         """What the weights are trained by, for each sample."""
+        ...
 
     def sample(
         self, mixture: Mixture, key: jax.Array, observations: Array, weights: Weights
     ) -> Float[Array, "batch action"]:
         """Actions of the mixture in raw observations."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,7 @@ def level_of(level: Level | str) -> Level:
             f"{kind} is no level: it lacks {lacking}; a level has {needed}, or is one of the "
             f"names {list(LEVELS)}"
         )
-    if not is_dataclass(level) or not type(level).__dataclass_params__.frozen:
+    if not is_frozen_dataclass(type(level)):
         raise TypeError(
             f"the level {kind} must be a frozen dataclass, so that it can be compiled into "
             "programs and stored; decorate it with @dataclass(frozen=True)"
@@ -191,13 +197,13 @@ def blend(
     return base + jnp.einsum("bk,kbd->bd", weights, parts - base)
 
 
-def squared_error(actions: Array, batch: dict[str, Array]) -> Float[Array, "batch"]:
+def squared_error(actions: Array, batch: Batch) -> Float[Array, "batch"]:
     """‖a − a*‖² of each sample, with the actions a* of the data."""
     return jnp.sum(jnp.square(actions - batch["actions"]), axis=-1)
 
 
 def _mixed(
-    mixture: Any, of: Callable[[int, Policy], Array], weights: Array, base_enters: bool
+    mixture: Mixture, of: Callable[[int, Policy], Array], weights: Array, base_enters: bool
 ) -> Array:
     """``of(0, π₀)`` and ``of(i, part i)``, mixed; π₀ is not asked where it does not enter."""
     parts = jnp.stack([of(index, part) for index, part in enumerate(mixture.parts, start=1)])

@@ -1,7 +1,6 @@
 """What every column of a dataset must be, and how it is made so."""
 
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -77,7 +76,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 def check_seed(seed: Any) -> int:
     """``seed`` if NumPy and JAX both take it; raises ``ValueError`` otherwise."""
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise ValueError(f"the seed must be an integer from 0 to 2**32 - 1, not {seed!r}")
     return int(seed)
 

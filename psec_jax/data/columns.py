@@ -4,7 +4,7 @@ A table is a mapping of names to arrays (or functions that give one), such as an
 ``a/b`` is what lies under ``b`` in ``a``. Raises ``BrokenFile`` throughout.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -41,7 +41,7 @@ class Names:
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
-    observation_keys: tuple[str, ...] | None = None
+    observation_keys: Sequence[str] | None = None
 
     def __post_init__(self):
         if unknown := sorted(set(self.keys) - set(NAMES)):
@@ -108,6 +108,7 @@ def missing(table: Table, name: str, names: Names, source: object) -> BrokenFile
 
 def _array(entry: Any, name: str, source: object) -> np.ndarray:
     """What a key holds, without an axis of one that a transition does not have."""
+    values: np.ndarray
     entry = _opened(entry)
     if getattr(entry, "shape", None) is None or entry.dtype.kind not in "biuf":
         raise BrokenFile(f"{source} must hold numbers for {name}, not {_described(entry)}")
@@ -140,8 +141,8 @@ def _described(entry: Any) -> str:
 
 
 def _observations(
-    entry: Any, name: str, key: str, order: tuple[str, ...] | None, source: object
-) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    entry: Any, name: str, key: str, order: Sequence[str] | None, source: object
+) -> tuple[np.ndarray, Sequence[str] | None]:
     """One array, and of a dictionary the order of its entries in it."""
     if not isinstance(entry, Mapping):
         if order is not None:
@@ -154,7 +155,9 @@ def _observations(
     if lacking := [leaf for leaf in order if leaf not in entries]:
         raise BrokenFile(f"{source} has no {lacking[0]!r} in {key!r}; it holds {listing(entry)}")
     # Images are not even read.
-    shapes = {leaf: getattr(values, "shape", None) or () for leaf, values in entries.items()}
+    shapes: dict[str, tuple[int, ...]] = {
+        leaf: getattr(values, "shape", None) or () for leaf, values in entries.items()
+    }
     vectors = sorted(
         leaf
         for leaf, shape in shapes.items()
@@ -173,7 +176,7 @@ def _observations(
 
 
 def _leaves(
-    table: Table, only: tuple[str, ...] | None = None, prefix: str = "", depth: int = 4
+    table: Table, only: Sequence[str] | None = None, prefix: str = "", depth: int = 4
 ) -> Iterator[tuple[str, Any]]:
     """Every array with its key, or ``only`` those."""
     if only is not None:

@@ -1,7 +1,7 @@
 """Offline data: transitions in the order in which they were met, trajectory after trajectory."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from psec_jax import reprs
 from psec_jax.data.checks import (
     DIMENSIONS,
     INSIDE,
@@ -53,6 +54,18 @@ class TransitionDataset:
 
     def __len__(self) -> int:
         return len(self.observations)
+
+    @reprs.brief
+    def __repr__(self):
+        yield f"{len(self)} transitions in {len(self.ends)} trajectories"
+        yield f"observation {self.observation_size}, action {self.action_size}"
+        if self.rewards is not None:
+            yield f"return {self.returns.mean():.6g} ± {self.returns.std():.3g}"
+        if self.costs is not None:
+            yield f"cost {self.cost_returns.mean():.6g} ± {self.cost_returns.std():.3g}"
+        # Of a thousand rows: there may be millions.
+        some = slice(None, None, max(1, len(self) // 1000))
+        yield reprs.values([values[some] for values in self.arrays().values()])
 
     @property
     def observation_size(self) -> int:
@@ -154,7 +167,9 @@ class TransitionDataset:
         ends = self.terminations | self.truncations
         return self._with(terminations=ends, truncations=np.zeros_like(ends))
 
-    def select(self, trajectories: Sequence[int]) -> "TransitionDataset":
+    def select(
+        self, trajectories: Sequence[int] | Int[np.ndarray, "chosen"]
+    ) -> "TransitionDataset":
         """These trajectories, by their numbers, in this order."""
         starts = (self.ends - self.lengths)[trajectories]
         lengths = self.lengths[trajectories]
@@ -187,7 +202,7 @@ class TransitionDataset:
         found = {name: getattr(self, name) for name in DIMENSIONS}
         return {name: values for name, values in found.items() if values is not None}
 
-    def columns(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+    def columns(self, names: Collection[str]) -> dict[str, np.ndarray]:
         """The named arrays, on the host."""
         arrays = self.arrays()
         if "next_actions" in names:

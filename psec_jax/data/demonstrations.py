@@ -38,7 +38,7 @@ def generate(recipe: Recipe, seed: int, parallel: int | None = None) -> Transiti
 
 def roll_out(recipe: Recipe, seed: int, parallel: int | None = None) -> TransitionDataset:
     """``generate`` without its check, for a recipe whose return is still to be measured."""
-    seeds = np.random.SeedSequence(seed).generate_state(recipe.trajectories)
+    seeds = np.random.SeedSequence(seed).generate_state(recipe.trajectories).tolist()
     longest = max(part.trajectories for part in recipe.parts)
     width = min(parallel or envs.copies_at_once(recipe.environment, longest), longest)
     trajectories: list[list[np.ndarray]] = []
@@ -94,7 +94,10 @@ def _trajectory(steps: list[Step], index: int) -> list[np.ndarray]:
     return [np.array([getattr(step, name)[index] for step in steps]) for name in _COLUMNS]
 
 
-def _check(what: str, recipe: Recipe, found: np.ndarray, mean: float, std: float) -> None:
+def _check(
+    what: str, recipe: Recipe, found: np.ndarray, mean: float | None, std: float | None
+) -> None:
+    assert mean is not None and std is not None, "a recipe that is generated was measured"
     # Returns can have a long tail, so a few trajectories may lie far from the mean.
     tolerance = 0.02 * abs(mean) + max(5 * std, 0.4 * abs(mean)) / np.sqrt(len(found))
     if abs(found.mean() - mean) > tolerance:

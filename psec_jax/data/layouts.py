@@ -49,8 +49,9 @@ def read_table(
     it and how to fix it. Warns of what is left out or clipped, with counts.
     """
     path = plain_file(path)
-    order = observation_keys if isinstance(observation_keys, str | None) else (*observation_keys,)
-    names = Names(keys or {}, order)
+    if observation_keys is not None and not isinstance(observation_keys, str):
+        observation_keys = tuple(observation_keys)
+    names = Names(keys or {}, observation_keys)
     ends = check_bounds((-1.0, 1.0) if bounds is None else bounds)
     try:
         with opened(path) as table:

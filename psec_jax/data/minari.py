@@ -79,7 +79,8 @@ def write_minari(
             "these data have no rewards, which Minari keeps of every step; convert them to HDF5"
         )
     last = data.terminations | data.truncations
-    jumps = (data.next_observations[:-1] != data.observations[1:]).any(axis=1) & ~last[:-1]
+    following = data.columns(["next_observations"])["next_observations"]
+    jumps = (following[:-1] != data.observations[1:]).any(axis=1) & ~last[:-1]
     if jumps.any():
         raise ValueError(
             f"transition {int(jumps.argmax())} does not lead to the observation after it, so the "
@@ -167,11 +168,13 @@ def _episode(part: TransitionDataset) -> EpisodeBuffer:
     infos = None
     if part.costs is not None:
         infos = {"cost": np.append(np.float32(0), part.costs)}
-    return EpisodeBuffer(
-        observations=np.concatenate([part.observations, part.next_observations[-1:]]),
+    following = part.columns(["next_observations"])["next_observations"]
+    # Minari declares lists, and takes arrays.
+    arrays: dict[str, Any] = dict(
+        observations=np.concatenate([part.observations, following[-1:]]),
         actions=part.actions,
         rewards=part.rewards,
         terminations=part.terminations,
         truncations=part.truncations,
-        infos=infos,
     )
+    return EpisodeBuffer(**arrays, infos=infos)

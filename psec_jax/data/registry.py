@@ -119,7 +119,7 @@ def _load(name: str | Path) -> TransitionDataset:
     if is_file_name(name):
         return read_file(name)
     try:
-        reference = _find(name)
+        reference = _find(str(name))
     except ValueError:
         # Something is there, if nothing that any reader takes.
         if Path(name).exists():

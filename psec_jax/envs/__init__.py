@@ -7,8 +7,6 @@ An environment whose episode has ended stays where it is until the next reset. T
 imported where they are used.
 """
 
-from collections.abc import Callable
-
 import gymnasium
 from gymnasium.vector import VectorEnv
 
@@ -16,16 +14,16 @@ from psec_jax.envs.adapter import Adapter
 from psec_jax.envs.families import family, register
 from psec_jax.envs.ids import known_ids, parse
 from psec_jax.envs.in_process import InProcessVectorEnv, adapted_copies
-from psec_jax.envs.vector import EpisodeVectorEnv
+from psec_jax.envs.vector import EpisodeVectorEnv, Factory
 from psec_jax.envs.vector_adapter import VectorAdapter
 
 __all__ = ["Environment", "adapt", "copies_at_once", "known_ids", "make", "register"]
 
 # What a policy can be evaluated in.
-Environment = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env]
+Environment = str | gymnasium.Env | VectorEnv | Factory
 
 
-def make(environment: str | Callable[[], gymnasium.Env], num_envs: int) -> VectorEnv:
+def make(environment: str | Factory, num_envs: int) -> VectorEnv:
     """``num_envs`` copies of an environment, given by its id or by a function that makes one.
 
     ========================================  ==================================================

@@ -7,13 +7,14 @@ Episodes end as in the package: at its horizon of 100 to 500 steps, or where the
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from psec_jax.envs.adapter import Adapter
+from psec_jax.envs.vector import Factory
 
 
 @contextlib.contextmanager
@@ -53,15 +54,16 @@ class Reproducible(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         gymnasium.Env.reset(self.unwrapped, seed=seed)
-        simulator = self.unwrapped
-        simulator.agent.apply_action(np.zeros(self.action_space.shape))
+        simulator: Any = self.unwrapped
+        simulator.agent.apply_action(np.zeros(gymnasium.spaces.flatdim(self.action_space)))
         simulator.agent.set_position([0.0, 0.0, 100.0])
         simulator.bc.stepSimulation()
         return self._reset(simulator.np_random.integers(2**32))
 
     def render(self) -> np.ndarray:
         """A picture with bytes; the package's own default is a window, which needs a display."""
-        return np.asarray(self.unwrapped.render(mode="rgb_array"), np.uint8)[..., :3]
+        simulator: Any = self.unwrapped
+        return np.asarray(simulator.render(mode="rgb_array"), np.uint8)[..., :3]
 
     def _reset(self, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         state = np.random.get_state()
@@ -72,7 +74,7 @@ class Reproducible(gymnasium.Wrapper):
             np.random.set_state(state)
 
 
-def factory(name: str) -> Callable[[], gymnasium.Env]:
+def factory(name: str) -> Factory:
     """What makes the environment ``<agent><task>``, such as ``carrun``."""
     agent = name.removesuffix("run").removesuffix("circle")
     task = name.removeprefix(agent)

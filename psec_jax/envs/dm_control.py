@@ -1,7 +1,6 @@
 """DeepMind Control tasks as Gymnasium environments."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -9,6 +8,7 @@ import numpy as np
 
 from psec_jax.envs.adapter import Adapter
 from psec_jax.envs.spaces import UNBOUNDED
+from psec_jax.envs.vector import Factory
 
 try:
     with warnings.catch_warnings():
@@ -63,7 +63,8 @@ class Task(gymnasium.Env):
         """The first camera's picture, (240, 320, 3) with bytes."""
         try:
             return self.simulator.physics.render(240, 320, camera_id=0)
-        except (mujoco.FatalError, RuntimeError) as error:
+        # mujoco's stubs leave it out.
+        except (mujoco.FatalError, RuntimeError) as error:  # pyright: ignore[reportAttributeAccessIssue]
             raise RuntimeError(
                 f"dm_control cannot render here ({error}); without a display, set MUJOCO_GL=egl "
                 "or MUJOCO_GL=osmesa in the environment variables"
@@ -77,7 +78,7 @@ def _flat(observation: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([np.ravel(part) for part in observation.values()], dtype=np.float32)
 
 
-def factory(name: str) -> Callable[[], gymnasium.Env]:
+def factory(name: str) -> Factory:
     """What makes the environment ``<domain>-<task>-v0``."""
     domain, task = name.removesuffix("-v0").split("-")
     return lambda: Adapter(Task(domain, task))

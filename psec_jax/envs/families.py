@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import VectorEnv
 
 from psec_jax.envs.in_process import InProcessVectorEnv, adapted_copies
@@ -39,6 +40,9 @@ DM_CONTROL = {
     "walker": "run stand walk",
 }
 
+# Makes so many copies of the environment of a name and factors.
+Vector = Callable[[str, dict[str, Any], int], VectorEnv]
+
 
 @dataclass(frozen=True)
 class Family:
@@ -49,7 +53,7 @@ class Family:
     copies are worth having at once.
     """
 
-    vector: Callable[[str, dict[str, Any], int], VectorEnv]
+    vector: Vector
     names: tuple[str, ...] = ()
     factors: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
     most: Callable[[], int] = lambda: 50
@@ -90,7 +94,7 @@ def register(
     FAMILIES[prefix] = Family(vector, tuple(names), dict(factors or {}))
 
 
-def _in_process(module: str) -> Callable[[str, dict[str, Any], int], VectorEnv]:
+def _in_process(module: str) -> Vector:
     """Copies of what the ``factory`` of a module of this package makes."""
 
     def vector(name: str, factors: dict[str, Any], num_envs: int) -> VectorEnv:
@@ -111,7 +115,7 @@ def _metadrive(name: str, factors: dict[str, Any], num_envs: int) -> VectorEnv:
 def _gymnasium(name: str, factors: dict[str, Any], num_envs: int) -> VectorEnv:
     spec = gymnasium.spec(name)
     kind = spec.entry_point
-    kind = gymnasium.envs.registration.load_env_creator(kind) if isinstance(kind, str) else kind
+    kind = load_env_creator(kind) if isinstance(kind, str) else kind
     # Where pictures can be had, they can be asked for later: rendering costs nothing until then.
     pictures = "rgb_array" in getattr(kind, "metadata", {}).get("render_modes", ())
     options = {"render_mode": "rgb_array"} if pictures else {}

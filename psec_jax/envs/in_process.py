@@ -1,13 +1,12 @@
 """Vector environments whose copies share this process, one stepped after another."""
 
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from psec_jax.envs.adapter import Adapter
-from psec_jax.envs.vector import EpisodeVectorEnv
+from psec_jax.envs.vector import EpisodeVectorEnv, Factory
 
 
 class InProcessVectorEnv(EpisodeVectorEnv):
@@ -17,7 +16,7 @@ class InProcessVectorEnv(EpisodeVectorEnv):
     Where a copy cannot be made, those before it are closed.
     """
 
-    def __init__(self, factory: Callable[[], gymnasium.Env], num_envs: int):
+    def __init__(self, factory: Factory, num_envs: int):
         self.envs: list[gymnasium.Env] = []
         try:
             for _ in range(num_envs):
@@ -45,7 +44,7 @@ class InProcessVectorEnv(EpisodeVectorEnv):
             env.close()
 
 
-def adapted_copies(factory: Callable[[], gymnasium.Env], num_envs: int) -> InProcessVectorEnv:
+def adapted_copies(factory: Factory, num_envs: int) -> InProcessVectorEnv:
     """Copies of what a user's ``factory`` makes, as a policy sees them.
 
     Raises ``TypeError`` if it makes no ``gymnasium.Env`` and ``ValueError`` if its copies are one
@@ -68,8 +67,8 @@ def adapted_copies(factory: Callable[[], gymnasium.Env], num_envs: int) -> InPro
     vector = InProcessVectorEnv(make, num_envs)
     if len({id(env.unwrapped) for env in vector.envs}) < num_envs:
         raise ValueError(
-            f"the factory made {vector.envs[0].env} more than once; expected a new one each time "
-            "it is called, or the environment itself in the factory's place"
+            f"the factory made {vector.envs[0].unwrapped} more than once; expected a new one each "
+            "time it is called, or the environment itself in the factory's place"
         )
     sizes = {(env.observation_space.shape, env.action_space.shape) for env in vector.envs}
     if len(sizes) > 1:

@@ -85,7 +85,8 @@ def check_driver(settings: Mapping[str, Any]) -> None:
             if not isinstance(value, bool):
                 raise ValueError(f"{key} of a driver is true or false, not {value!r}")
             continue
-        low, high = value if isinstance(value, list | tuple) and len(value) == 2 else (value,) * 2
+        pair: Any = value if isinstance(value, list | tuple) and len(value) == 2 else (value,) * 2
+        low, high = pair
         if not all(type(end) in (int, float) for end in (low, high)) or not 0 <= low <= high:
             raise ValueError(
                 f"{key} of a driver is a number from 0 on, or two in order, not {value!r}"
@@ -174,7 +175,7 @@ def simulator(settings: Mapping[str, Any]) -> Any:
             super().setup_engine()
             self.engine.update_manager("traffic_manager", Traffic())
 
-    return Simulator(settings)
+    return Simulator(dict(settings))
 
 
 class Driver:
@@ -200,7 +201,7 @@ class Driver:
         }
         self._chance, self._noise, self._wander = chance, noise, drawn["wander"]
         self._drift = self._wander * chance.standard_normal()
-        self._model = IDMPolicy(car, int(chance.integers(2**32)))
+        self._model: Any = IDMPolicy(car, int(chance.integers(2**32)))
         self._model.NORMAL_SPEED = self._model.target_speed = drawn["target_speed"]
         self._model.TIME_WANTED = drawn["time_gap"]
         self._model.DISTANCE_WANTED = drawn["distance_gap"]

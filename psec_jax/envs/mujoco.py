@@ -20,13 +20,19 @@ inertias follow:
   larger thigh makes the rest lighter.
 """
 
+# mujoco declares few of the names that its compiled modules define.
+# pyright: reportAttributeAccessIssue=false
+
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 
 from psec_jax.envs.adapter import Adapter
+from psec_jax.envs.vector import Factory
 
 try:
     import mujoco
@@ -44,18 +50,20 @@ ROBOTS = {
 }
 
 
-def factory(name: str, **factors: float) -> Callable[[], gymnasium.Env]:
+def factory(name: str, **factors: float) -> Factory:
     """What makes the environment ``<robot>-<version>``, its dynamics shifted by ``factors``."""
     robot, version = name.split("-")
     title, thighs = ROBOTS[robot]
     spec = gymnasium.spec(f"{title}-{version}")
-    kind = gymnasium.envs.registration.load_env_creator(spec.entry_point)
-    shifted = _shifted(kind, factors, thighs)
+    kind = load_env_creator(str(spec.entry_point))
+    steps = spec.max_episode_steps
+    assert steps is not None, "each robot has a time limit"
+    shifted = _shifted(cast(type[MujocoEnv], kind), factors, thighs)
 
     def make() -> gymnasium.Env:
         with _without_warnings():
             env = shifted(**{"render_mode": "rgb_array", **spec.kwargs})
-        return Adapter(gymnasium.wrappers.TimeLimit(env, spec.max_episode_steps))
+        return Adapter(gymnasium.wrappers.TimeLimit(env, steps))
 
     return make
 

@@ -25,7 +25,9 @@ class ProcessVectorEnv(EpisodeVectorEnv):
     dies; every process has ended then. They also end with this process, however it ends.
     """
 
-    def __init__(self, env_id: str, path: Path, function: str, arguments: tuple, num_envs: int):
+    def __init__(
+        self, env_id: str, path: str | Path, function: str, arguments: tuple, num_envs: int
+    ):
         self.env_id, self.num_envs = env_id, num_envs
         self._failure: str | None = None
         self._processes: list[subprocess.Popen] = []

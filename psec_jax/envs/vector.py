@@ -2,14 +2,17 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+# Makes one environment, a new one each time.
+Factory = Callable[[], gymnasium.Env]
 Seeds = int | Sequence[int | None] | None
 
 
@@ -22,14 +25,18 @@ class EpisodeVectorEnv(VectorEnv):
     never reset counts as over. Observations are float32 vectors.
     """
 
-    def __init__(
-        self, num_envs: int, observations: gymnasium.spaces.Box, actions: gymnasium.spaces.Box
-    ):
+    single_observation_space: Box
+    single_action_space: Box
+    observation_space: Box
+    action_space: Box
+
+    def __init__(self, num_envs: int, observations: gymnasium.Space, actions: gymnasium.Space):
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
-        self.single_observation_space, self.single_action_space = observations, actions
-        self.observation_space = batch_space(observations, num_envs)
-        self.action_space = batch_space(actions, num_envs)
+        self.single_observation_space = cast(Box, observations)
+        self.single_action_space = cast(Box, actions)
+        self.observation_space = cast(Box, batch_space(observations, num_envs))
+        self.action_space = cast(Box, batch_space(actions, num_envs))
         self._over = np.ones(num_envs, bool)
         self._observations = np.zeros(self.observation_space.shape, np.float32)
 
@@ -46,7 +53,8 @@ class EpisodeVectorEnv(VectorEnv):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         seeds = one_seed_each(seed, self.num_envs)
         options = dict(options or {})
-        chosen = np.flatnonzero(options.pop("reset_mask", np.ones(self.num_envs, bool)))
+        mask = options.pop("reset_mask", np.ones(self.num_envs, bool))
+        chosen = np.flatnonzero(mask).tolist()
         observations, infos = self._observations.copy(), {}
         answers = self.reset_copies({i: seeds[i] for i in chosen}, options or None)
         for index, (observation, info) in answers.items():
@@ -65,7 +73,7 @@ class EpisodeVectorEnv(VectorEnv):
         observations, rewards = self._observations.copy(), np.zeros(self.num_envs)
         terminations, truncations = np.zeros((2, self.num_envs), bool)
         infos = copy.deepcopy(self._still)
-        answers = self.step_copies({i: actions[i] for i in np.flatnonzero(~self._over)})
+        answers = self.step_copies({i: actions[i] for i in np.flatnonzero(~self._over).tolist()})
         for index, answer in answers.items():
             observations[index], rewards[index] = answer[:2]
             terminations[index], truncations[index], info = answer[2:]
@@ -87,7 +95,7 @@ def one_seed_each(seed: Seeds, num_envs: int) -> Sequence[int | None]:
     return [None if one is None else int(one) for one in seed]
 
 
-def checked_actions(actions: np.ndarray, space: gymnasium.spaces.Box) -> np.ndarray:
+def checked_actions(actions: np.ndarray, space: Box) -> np.ndarray:
     """The actions as an array of the space's type; ``ValueError`` if they are of another shape."""
     actions = np.asarray(actions, space.dtype)
     if actions.shape != space.shape:

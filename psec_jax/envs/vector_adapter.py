@@ -68,7 +68,7 @@ class VectorAdapter(VectorWrapper):
             for _ in range(1000):
                 if not self._over.any():
                     return
-                self.step(np.zeros(self.action_space.shape, np.float32))
+                self.step(np.zeros((self.num_envs, *self._scaling.space.shape), np.float32))
 
     def _observations(self, observations: Any) -> np.ndarray:
         observations = np.asarray(observations, np.float32)

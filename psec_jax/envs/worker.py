@@ -21,6 +21,7 @@ from typing import Any
 
 def load(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location("environment", path)
+    assert spec is not None and spec.loader is not None, f"{path} is a file of Python"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

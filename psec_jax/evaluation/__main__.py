@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from psec_jax import agents
+from psec_jax.acting import Actor
 from psec_jax.command_line import import_modules, printing
 from psec_jax.data.checks import check_seed
 from psec_jax.evaluation.evaluate import Evaluation, evaluate, film
@@ -82,7 +83,7 @@ def _run(chosen: argparse.Namespace) -> None:
         _film(agent, chosen, named_key(key, "film"))
 
 
-def _film(agent: Any, chosen: argparse.Namespace, key: jax.Array) -> None:
+def _film(agent: Actor, chosen: argparse.Namespace, key: jax.Array) -> None:
     from psec_jax.report import videos
 
     rate = _PICTURES_PER_SECOND

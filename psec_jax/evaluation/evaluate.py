@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar, cast
 
 import gymnasium
 import jax
@@ -12,12 +12,15 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from jaxtyping import Float, Int, UInt8
 
-from psec_jax import envs
+from psec_jax import envs, reprs
+from psec_jax.acting import Actor, ComposedActor
 from psec_jax.envs import Environment
 from psec_jax.evaluation.rollout import Step, rollout
 from psec_jax.settings import integer_of
 from psec_jax.skills.weights import per_skill
-from psec_jax.training.seeds import for_each_seed, groups, seed_count, shapes, stacked
+from psec_jax.training.seeds import PerSeed, for_each_seed, groups, seed_count, shapes, stacked
+
+A = TypeVar("A", bound=Actor)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Evaluation:
         """The standard deviation over episodes."""
         return float(np.std(self.returns))
 
+    @reprs.brief
+    def __repr__(self):
+        yield str(self)
+        yield f"lengths {self.lengths.min()} to {self.lengths.max()}"
+
     def __str__(self) -> str:
         words = f"{self.mean:.1f} ± {self.std:.1f}"
         if self.costs is not None and self.costs.any():
@@ -48,14 +56,14 @@ class Evaluation:
 
 
 def evaluate(
-    policy: Any,
+    policy: PerSeed[A],
     environment: Environment,
     *,
     episodes: int,
     key: jax.Array,
     parallel: int = 50,
     max_steps: int = 100_000,
-) -> Evaluation | list[Evaluation]:
+) -> Evaluation:
     """Undiscounted returns and costs of ``episodes`` episodes, many at once.
 
     ``policy`` is a pytree with ``sample(key, observations)``. ``environment`` is one of:
@@ -82,7 +90,7 @@ def evaluate(
     keys = [key] if several is None else list(key)
     policies = for_each_seed(policy, len(keys), "policy")
     found = _evaluations(policies, environment, keys, **counts)
-    return found[0] if several is None else found
+    return cast(Evaluation, found[0] if several is None else found)
 
 
 def _evaluations(policies, environment, keys, episodes, parallel, max_steps) -> list[Evaluation]:
@@ -146,9 +154,16 @@ class Trace:
     costs: Float[np.ndarray, "step"]
     pictures: tuple[tuple[int, np.ndarray], ...] = ()
 
+    @reprs.brief
+    def __repr__(self):
+        yield f"{len(self.weights)} steps"
+        yield f"mean weights {self.weights.mean(axis=0).round(2).tolist()}"
+        yield f"return {self.rewards.sum():.6g}, cost {self.costs.sum():.6g}"
+        yield f"{len(self.pictures)} pictures"
+
 
 def trace_weights(
-    policy: Any,
+    policy: ComposedActor,
     environment: Environment,
     *,
     key: jax.Array,
@@ -171,11 +186,12 @@ def trace_weights(
             steps.append((weights, step.rewards[0], step.costs[0]))
             if picture_every and index % picture_every == 0:
                 pictures.append((index, _picture(vector, environment)))
-    return Trace(*map(np.array, zip(*steps, strict=True)), tuple(pictures))
+    weights, rewards, costs = map(np.array, zip(*steps, strict=True))
+    return Trace(weights, rewards, costs, tuple(pictures))
 
 
 def film(
-    policy: Any,
+    policy: Actor,
     environment: Environment,
     *,
     key: jax.Array,
@@ -211,7 +227,7 @@ def _picture(vector: VectorEnv, environment: Environment) -> np.ndarray:
             f"rendering {environment} gave no picture; make it with render_mode='rgb_array', or "
             "leave the pictures out"
         )
-    return pictures[0]
+    return cast(np.ndarray, pictures[0])
 
 
 @contextmanager
@@ -226,7 +242,7 @@ def _opened(environment: Environment, copies: int) -> Iterator[VectorEnv]:
         vector.close()
 
 
-def check_fit(policy: Any, vector: VectorEnv, environment: Any) -> None:
+def check_fit(policy: Actor, vector: VectorEnv, environment: Environment) -> None:
     """Raise ``TypeError`` unless the policy is a pytree, and ``ValueError`` unless the
     environment's sizes are its own."""
     if jax.tree_util.all_leaves([policy]):
@@ -234,7 +250,8 @@ def check_fit(policy: Any, vector: VectorEnv, environment: Any) -> None:
             f"{type(policy).__name__} is no pytree, so it cannot enter a compiled program; "
             "decorate it with @flax.struct.dataclass"
         )
-    sizes = vector.single_observation_space.shape[0], vector.single_action_space.shape[0]
+    spaces = vector.single_observation_space, vector.single_action_space
+    sizes = tuple(gymnasium.spaces.flatdim(space) for space in spaces)
     expected = policy.observation_size, policy.action_size
     if sizes != expected:
         raise ValueError(

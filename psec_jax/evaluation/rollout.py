@@ -52,7 +52,8 @@ def rollout(
     stay = isinstance(envs, EpisodeVectorEnv)
     begin = {**(options or {}), "reset_mask": active} if stay else options
     reset_by_hand = not stay and autoreset_mode(envs) is AutoresetMode.DISABLED
-    observations, _ = envs.reset(seed=[int(seed or 0) for seed in seeds], options=begin)
+    numbers: Any = [int(seed or 0) for seed in seeds]  # Gymnasium declares but one for all.
+    observations, _ = envs.reset(seed=numbers, options=begin)
     while active.any():
         observations = np.array(observations)
         actions = act(observations)

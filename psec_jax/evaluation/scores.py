@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from psec_jax.data.references import Reference, find_reference
+from psec_jax.data.references import find_reference
 
 
 def d4rl_score(dataset: str, returns: np.ndarray | float) -> np.ndarray:
@@ -27,15 +27,16 @@ def dsrl_cost(costs: np.ndarray | float, limit: float) -> np.ndarray:
     return (np.asarray(costs, np.float64) + epsilon) / (limit + epsilon)
 
 
-def _reference(name: str, family: str) -> Reference:
+def _reference(name: str, family: str) -> tuple[float, float]:
+    """The returns that are 0 and 1."""
     reference = find_reference(name)
     if reference.family != family:
         raise ValueError(f"{reference.name} is not one of {family}'s datasets")
     if reference.low_return is None or reference.high_return is None:
         raise ValueError(f"{reference.name} has no reference returns, so no score")
-    return reference
+    return reference.low_return, reference.high_return
 
 
-def _between(reference: Reference, returns: np.ndarray | float) -> np.ndarray:
-    low, high = reference.low_return, reference.high_return
+def _between(ends: tuple[float, float], returns: np.ndarray | float) -> np.ndarray:
+    low, high = ends
     return (np.asarray(returns, np.float64) - low) / (high - low)

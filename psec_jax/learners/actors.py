@@ -13,13 +13,15 @@ import jax
 from flax import struct
 from jaxtyping import Array, Float
 
+from psec_jax.acting import Actor
+from psec_jax.backbones import Batch
 from psec_jax.composition import ComposedPolicy
 from psec_jax.learners.critics import Critics
+from psec_jax.parameters import Params
 from psec_jax.policies import Policy, Statistics, fingerprint
 from psec_jax.skills.bank import Adapter, Bank, Skill
 
-Batch = dict[str, Array]
-ActorLoss = Callable[[Any, Batch, Mapping[str, Critics], jax.Array], Float[Array, "batch"]]
+ActorLoss = Callable[[Policy, Batch, Mapping[str, Critics], jax.Array], Float[Array, "batch"]]
 
 
 def imitation(
@@ -37,15 +39,19 @@ class Trained(Protocol):
     @property
     def statistics(self) -> Statistics:
         """What the policy normalizes observations with."""
+        ...
 
-    def init(self, key: jax.Array) -> Any:
+    def init(self, key: jax.Array) -> Params:
         """The parameters that training starts from."""
+        ...
 
-    def at(self, params: Any) -> Any:
+    def at(self, params: Params) -> Actor:
         """The policy that acts with these parameters."""
+        ...
 
-    def result(self, params: Any) -> Any:
+    def result(self, params: Params) -> Any:
         """What is handed over when training ends."""
+        ...
 
 
 @struct.dataclass
@@ -58,15 +64,15 @@ class AllParameters:
     def statistics(self) -> Statistics:
         return self.policy.statistics
 
-    def init(self, key: jax.Array) -> Any:
+    def init(self, key: jax.Array) -> Params:
         del key
         _check_bare(self.policy)
         return self.policy.params
 
-    def at(self, params: Any) -> Policy:
+    def at(self, params: Params) -> Policy:
         return dataclasses.replace(self.policy, params=params)
 
-    def result(self, params: Any) -> Policy:
+    def result(self, params: Params) -> Policy:
         return self.at(params)
 
 
@@ -82,15 +88,15 @@ class Deltas:
     def statistics(self) -> Statistics:
         return self.policy.statistics
 
-    def init(self, key: jax.Array) -> Any:
+    def init(self, key: jax.Array) -> Params:
         _check_bare(self.policy)
         return self.adapter.fresh(key, self.policy.dense_layers())
 
-    def at(self, params: Any) -> Policy:
+    def at(self, params: Params) -> Policy:
         skill = Skill(params, self.adapter, base="")
         return dataclasses.replace(self.policy, bank=Bank.of({"skill": skill}))
 
-    def result(self, params: Any, **provenance: Any) -> Skill:
+    def result(self, params: Params, **provenance: Any) -> Skill:
         return Skill(params, self.adapter, fingerprint(self.policy), provenance)
 
 
@@ -104,14 +110,14 @@ class ContextParameters:
     def statistics(self) -> Statistics:
         return self.composed.base.statistics
 
-    def init(self, key: jax.Array) -> Any:
+    def init(self, key: jax.Array) -> Params:
         del key
         return self.composed.context_params
 
-    def at(self, params: Any) -> ComposedPolicy:
+    def at(self, params: Params) -> ComposedPolicy:
         return self.composed.with_context(params)
 
-    def result(self, params: Any) -> ComposedPolicy:
+    def result(self, params: Params) -> ComposedPolicy:
         return self.at(params)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from psec_jax.backbones import Batch
 from psec_jax.composition import ComposedPolicy
 from psec_jax.learners.critics import Critics
 from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend, mean_loss
@@ -39,7 +40,7 @@ class ContextLearner:
     name = "context"
     columns = ("observations", "actions")
 
-    def init(self, key: jax.Array, example: dict[str, Array]) -> TrainState:
+    def init(self, key: jax.Array, example: Batch) -> TrainState:
         """Starts from the composed policy's own context parameters."""
         del key, example
         return TrainState.start(self.composed.context_params, self.optimizer)
@@ -47,7 +48,7 @@ class ContextLearner:
     def update(
         self,
         state: TrainState,
-        batch: dict[str, Array],
+        batch: Batch,
         key: jax.Array,
         critics: Mapping[str, Critics] | None = None,
     ) -> tuple[TrainState, dict[str, Array]]:
@@ -60,7 +61,7 @@ class ContextLearner:
 
         return descend(loss, state, self.optimizer)
 
-    def _distance(self, composed: ComposedPolicy, batch: dict[str, Array]) -> Float[Array, ""]:
+    def _distance(self, composed: ComposedPolicy, batch: Batch) -> Float[Array, ""]:
         if self.anchor is None:
             return jnp.zeros(())
         weights = per_skill(composed.weights(batch["observations"]))

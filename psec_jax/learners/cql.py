@@ -3,7 +3,7 @@
 Settings are the published code's for D4RL, without its Lagrange multiplier and early cloning.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from psec_jax.learners.critics import Critics, q_ensemble
 from psec_jax.learners.objectives import Objective, Return, static
 from psec_jax.learners.optimizer import AnyOptimizer, Optimizer, TrainState, descend, optimizer_of
 from psec_jax.networks import Critic
+from psec_jax.parameters import Params
 from psec_jax.policies import Policy
 from psec_jax.settings import integer_of, python_number
 
@@ -92,13 +93,13 @@ class CQL:
     ) -> tuple[CQLState, dict[str, Array]]:
         target_key, unseen_key, actor_key = jax.random.split(key, 3)
         target = self.target(state, batch, target_key)
-        unseen = self.unseen_actions(self.trained.at(state.actor.params), batch, unseen_key)
+        unseen = self.unseen_actions(self.policy(state.actor.params), batch, unseen_key)
 
         def critic_loss(params):
             return self.critic_loss(self.critics(params), batch, target, *unseen)
 
         def actor_loss(params):
-            return self.actor_loss(self.trained.at(params), state, batch, actor_key)
+            return self.actor_loss(self.policy(params), state, batch, actor_key)
 
         def temperature_loss(params):
             return self.temperature_loss(params, state, batch, actor_key)
@@ -108,7 +109,10 @@ class CQL:
         actor, actor_metrics = descend(actor_loss, state.actor, plan)
         log_temperature, _ = descend(temperature_loss, state.log_temperature, plan)
         metrics = {"critic_loss": critic_metrics["loss"], "actor_loss": actor_metrics["loss"]}
-        metrics |= {"loss": sum(metrics.values()), "target": target.mean()}
+        metrics |= {
+            "loss": critic_metrics["loss"] + actor_metrics["loss"],
+            "target": target.mean(),
+        }
         metrics |= {"temperature": jnp.exp(log_temperature.params)}
         return CQLState(actor, q, log_temperature), metrics
 
@@ -116,7 +120,7 @@ class CQL:
         """r + γ min Q̄(s′, a′) with a′ from π(s′), less its temperature · log π(a′|s′) with
         ``entropy_backup``."""
         observations = batch["next_observations"]
-        actions, log_density = sampled(self.trained.at(state.actor.params), key, observations)
+        actions, log_density = sampled(self.policy(state.actor.params), key, observations)
         critics = self.critics(state.q.average)
         following = critics.q(observations, actions)
         if self.entropy_backup:
@@ -177,11 +181,15 @@ class CQL:
         self, log_temperature: Float[Array, ""], state: CQLState, batch: Batch, key: jax.Array
     ) -> Float[Array, ""]:
         """−log temperature · (log π(a|s) + target entropy), with a from π(s)."""
-        _, log_density = sampled(self.trained.at(state.actor.params), key, batch["observations"])
+        _, log_density = sampled(self.policy(state.actor.params), key, batch["observations"])
         size, aim = batch["actions"].shape[-1], self.target_entropy
         return -log_temperature * (log_density + (-size if aim is None else aim)).mean()
 
-    def critics(self, params: Any) -> Critics:
+    def policy(self, params: Params) -> Policy:
+        """The Gaussian policy that ``init`` has made sure of."""
+        return cast(Policy, self.trained.at(params))
+
+    def critics(self, params: Params) -> Critics:
         statistics, better = self.trained.statistics, self.objective.greater_is_better
         return Critics(None, params, statistics, self.network, better)
 

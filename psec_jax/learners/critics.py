@@ -1,17 +1,20 @@
 """Critics learned within the data: implicit Q-learning (IQL) and its mirror image for costs."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from psec_jax import agents
+from psec_jax import agents, reprs
+from psec_jax.backbones import Batch
 from psec_jax.learners.objectives import Objective
 from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend, optimizer_of
 from psec_jax.networks import Critic
+from psec_jax.parameters import Params
 from psec_jax.policies import Statistics
 from psec_jax.settings import python_number
 
@@ -32,12 +35,21 @@ class Critics:
     acting.
     """
 
-    value_params: Any
-    q_params: Any
+    value_params: Params | None
+    q_params: Params
     statistics: Statistics
     network: Critic = struct.field(pytree_node=False)
     greater_is_better: bool = struct.field(pytree_node=False)
     value_network: Critic | None = struct.field(pytree_node=False, default=None)
+
+    @reprs.brief
+    def __repr__(self):
+        yield from reprs.stacked(self.statistics.mean, 1)
+        yield "Q" if self.value_params is None else "V and Q"
+        yield f"{'greater' if self.greater_is_better else 'less'} is better"
+        yield f"observation {self.statistics.mean.shape[-1]}"
+        yield reprs.parameters((self.value_params, self.q_params))
+        yield reprs.values(self)
 
     def __call__(
         self,
@@ -59,7 +71,7 @@ class Critics:
             )
         network = self.network if self.value_network is None else self.value_network
         normalized = self.statistics.normalize(observations)
-        return network.apply({"params": self.value_params}, normalized)
+        return cast(Array, network.apply({"params": self.value_params}, normalized))
 
     def qs(
         self,
@@ -68,9 +80,11 @@ class Critics:
     ) -> Float[Array, "ensemble batch"]:
         """Q(s, a) by each of the ensemble."""
         normalized = self.statistics.normalize(observations)
-        return jax.vmap(lambda p: self.network.apply({"params": p}, normalized, actions))(
-            self.q_params
-        )
+
+        def q(params: Params) -> Array:
+            return cast(Array, self.network.apply({"params": params}, normalized, actions))
+
+        return jax.vmap(q)(self.q_params)
 
     def q(
         self,
@@ -84,7 +98,7 @@ class Critics:
         place = jnp.argmin(self.sign * qs, axis=0)
         return jnp.take_along_axis(qs, place[None], axis=0)[0]
 
-    def advantage(self, batch: dict[str, Array]) -> Float[Array, "batch"]:
+    def advantage(self, batch: Batch) -> Float[Array, "batch"]:
         """How much better than V(s) each action of the batch is: Q − V of a return, V − Q of a
         cost."""
         observations = batch["observations"]
@@ -103,6 +117,11 @@ class FeasibleFirst:
 
     safety: Critics
     among: Critics
+
+    @reprs.brief
+    def __repr__(self):
+        yield f"safety by {reprs.values(self.safety)}"
+        yield f"among the feasible by {reprs.values(self.among)}"
 
     def __call__(self, observations: Observations, actions: Actions) -> Float[Array, "batch"]:
         margin = self.safety(observations, actions)
@@ -153,7 +172,7 @@ class CriticLearner:
     def columns(self) -> tuple[str, ...]:
         return ("observations", "actions", "next_observations", *self.objective.columns)
 
-    def init(self, key: jax.Array, example: dict[str, Array]) -> CriticState:
+    def init(self, key: jax.Array, example: Batch) -> CriticState:
         value_key, q_key = jax.random.split(key)
         value_network = self.network if self.value_network is None else self.value_network
         value = value_network.init(value_key, example["observations"])["params"]
@@ -163,7 +182,7 @@ class CriticLearner:
         )
 
     def update(
-        self, state: CriticState, batch: dict[str, Array], key: jax.Array
+        self, state: CriticState, batch: Batch, key: jax.Array
     ) -> tuple[CriticState, dict[str, Array]]:
         del key
         observations, actions = batch["observations"], batch["actions"]
@@ -171,20 +190,20 @@ class CriticLearner:
         reached = critics.sign * critics.q(observations, actions)
 
         def value_loss(params):
-            value = critics.replace(value_params=params).value(observations)
+            value = replace(critics, value_params=params).value(observations)
             return expectile_loss(reached - critics.sign * value, self.expectile).mean()
 
         value, value_metrics = descend(value_loss, state.value, self.optimizer)
-        following = critics.replace(value_params=value.params).value(batch["next_observations"])
+        following = replace(critics, value_params=value.params).value(batch["next_observations"])
         target = self.objective.target(batch, following)
 
         def q_loss(params):
-            qs = critics.replace(q_params=params).qs(observations, actions)
+            qs = replace(critics, q_params=params).qs(observations, actions)
             return jnp.square(qs - target).mean()
 
         q, q_metrics = descend(q_loss, state.q, self.optimizer)
         metrics = {"value_loss": value_metrics["loss"], "q_loss": q_metrics["loss"]}
-        metrics |= {"loss": sum(metrics.values()), "value": following.mean()}
+        metrics |= {"loss": value_metrics["loss"] + q_metrics["loss"], "value": following.mean()}
         return CriticState(value, q), metrics
 
     def result(self, state: CriticState) -> Critics:
@@ -199,7 +218,7 @@ class CriticLearner:
         )
 
 
-def q_ensemble(network: Critic, key: jax.Array, example: dict[str, Array], size: int) -> Any:
+def q_ensemble(network: Critic, key: jax.Array, example: Batch, size: int) -> Params:
     """Fresh parameters of ``size`` Q networks, along a first axis, as ``Critics`` takes them."""
     inputs = example["observations"], example["actions"]
     return jax.vmap(lambda k: network.init(k, *inputs)["params"])(jax.random.split(key, size))

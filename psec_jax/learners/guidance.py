@@ -89,7 +89,7 @@ class Guidance:
         objectives = self.objectives
         if objectives is None:
             objectives = {"return": Return.scaled_to(data)}
-        optimizer = self.optimizer.over(steps)
+        optimizer = optimizer_of(self.optimizer, TARGET_RATE).over(steps)
         return {
             name: CriticLearner(
                 statistics,

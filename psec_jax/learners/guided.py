@@ -2,15 +2,17 @@
 
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
+from psec_jax.backbones import Batch
 from psec_jax.learners.critics import Critics
-from psec_jax.learners.weights import Batch, Weigh
+from psec_jax.learners.weights import Weigh
+from psec_jax.training.learner import Learner
 from psec_jax.training.seeds import named_key
 
 
@@ -33,6 +35,18 @@ class Frozen:
         return self.learned
 
 
+class Guidable(Learner, Protocol):
+    """A learner whose update also takes critics, none where it learns alone."""
+
+    def update(
+        self,
+        state: Any,
+        batch: Batch,
+        key: jax.Array,
+        critics: Mapping[str, Critics] | None = None,
+    ) -> tuple[Any, dict[str, Array]]: ...
+
+
 @struct.dataclass
 class GuidedLearner:
     """Critics, and a learner that they guide, trained on the same batches.
@@ -45,8 +59,8 @@ class GuidedLearner:
     given the critics themselves, for losses that they enter (``learners.actors``).
     """
 
-    critics: dict[str, Any]
-    learner: Any
+    critics: Mapping[str, Learner]
+    learner: Guidable
     weighs: tuple[tuple[str, Weigh | None], ...] = struct.field(pytree_node=False)
 
     name = "guided"

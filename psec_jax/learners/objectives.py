@@ -26,9 +26,13 @@ def static(default: Any) -> Any:
 class Objective(Protocol):
     """A pytree, whose leaves may differ between seeds that are trained at once."""
 
-    greater_is_better: bool
-    # Columns of the data that ``target`` reads.
-    columns: tuple[str, ...]
+    @property
+    def greater_is_better(self) -> bool: ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of the data that ``target`` reads."""
+        ...
 
     def target(
         self, batch: Mapping[str, Array], following: Float[Array, "batch"]

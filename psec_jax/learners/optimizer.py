@@ -3,7 +3,6 @@
 An optimizer is an ``Optimizer``, which is AdamW under a schedule, or any optax transformation.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,6 +13,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float
 
+from psec_jax import reprs
+from psec_jax.backbones import Batch
 from psec_jax.settings import python_number
 
 SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
@@ -96,11 +97,6 @@ class Transformation:
         del steps
         return self
 
-    @property
-    def reach(self) -> float:
-        """Unknown, so without bound."""
-        return math.inf
-
 
 AnyOptimizer = Optimizer | Transformation | optax.GradientTransformation
 
@@ -128,12 +124,17 @@ class TrainState:
     average: Any
     optimizer: optax.OptState
 
+    @reprs.brief
+    def __repr__(self):
+        yield reprs.parameters(self.params)
+        yield reprs.values(self)
+
     @classmethod
     def start(cls, params: Any, optimizer: AnyOptimizer) -> "TrainState":
         return cls(params, params, optimizer_of(optimizer).transformation.init(params))
 
 
-def mean_loss(losses: Float[Array, "batch"], batch: dict[str, Array]) -> Float[Array, ""]:
+def mean_loss(losses: Float[Array, "batch"], batch: Batch) -> Float[Array, ""]:
     """The mean over the batch, each sample multiplied by the batch's ``weights`` if it has any."""
     return jnp.mean(losses * batch["weights"] if "weights" in batch else losses)
 

@@ -6,6 +6,7 @@ import jax
 from flax import struct
 from jaxtyping import Array
 
+from psec_jax.backbones import Batch
 from psec_jax.learners.actors import ActorLoss, AllParameters, imitation
 from psec_jax.learners.critics import Critics
 from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend, mean_loss
@@ -24,7 +25,7 @@ class PolicyLearner:
     name = "policy"
     columns = ("observations", "actions")
 
-    def init(self, key: jax.Array, example: dict[str, Array]) -> TrainState:
+    def init(self, key: jax.Array, example: Batch) -> TrainState:
         """Starts from the policy's own parameters."""
         del example
         return TrainState.start(AllParameters(self.policy).init(key), self.optimizer)
@@ -32,7 +33,7 @@ class PolicyLearner:
     def update(
         self,
         state: TrainState,
-        batch: dict[str, Array],
+        batch: Batch,
         key: jax.Array,
         critics: Mapping[str, Critics] | None = None,
     ) -> tuple[TrainState, dict[str, Array]]:

@@ -3,6 +3,7 @@
 Settings are those of the paper for D4RL's locomotion, and of its published code.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from psec_jax.acting import Actor
 from psec_jax.learners.actors import Batch, Trained
 from psec_jax.learners.critics import Critics, q_ensemble
 from psec_jax.learners.objectives import Objective, Return, static
 from psec_jax.learners.optimizer import AnyOptimizer, Optimizer, TrainState, descend, optimizer_of
 from psec_jax.networks import Critic
+from psec_jax.parameters import Params
 from psec_jax.settings import integer_of, python_number
 
 ADAM = Optimizer(1e-3, weight_decay=0.0, ema_rate=0.005, schedule="constant")
@@ -105,8 +108,8 @@ class ReBRAC:
         step = state.step + 1
         actor, average, loss = jax.lax.cond(step % self.policy_every == 0, move, wait)
         metrics = {"critic_loss": critic_metrics["loss"], "actor_loss": loss}
-        metrics |= {"loss": sum(metrics.values()), "target": target.mean()}
-        return ReBRACState(actor, q.replace(average=average), step), metrics
+        metrics |= {"loss": metrics["critic_loss"] + loss, "target": target.mean()}
+        return ReBRACState(actor, replace(q, average=average), step), metrics
 
     def target(self, state: ReBRACState, batch: Batch, key: jax.Array) -> Float[Array, "batch"]:
         """r + γ (min Q̄(s′, a′) − β₂ ‖a′ − â′‖²), with a′ = π̄(s′) + clipped noise and â′ the action
@@ -131,7 +134,7 @@ class ReBRAC:
         return jnp.square(qs - target).mean(axis=1).sum()
 
     def actor_loss(
-        self, policy: Any, critics: Critics, batch: Batch, key: jax.Array
+        self, policy: Actor, critics: Critics, batch: Batch, key: jax.Array
     ) -> Float[Array, ""]:
         """β₁ ‖π(s) − a‖² − λ min Q(s, π(s)), with λ = 1 / mean |Q|."""
         actions = policy.sample(key, batch["observations"])
@@ -140,7 +143,7 @@ class ReBRAC:
         penalty = jnp.square(actions - batch["actions"]).sum(axis=-1)
         return (self.actor_penalty * penalty - scale * q).mean()
 
-    def critics(self, params: Any) -> Critics:
+    def critics(self, params: Params) -> Critics:
         statistics, better = self.trained.statistics, self.objective.greater_is_better
         return Critics(None, params, statistics, self.network, better)
 

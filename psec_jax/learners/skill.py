@@ -7,6 +7,7 @@ import jax
 from flax import struct
 from jaxtyping import Array
 
+from psec_jax.backbones import Batch
 from psec_jax.learners.actors import ActorLoss, Deltas, imitation
 from psec_jax.learners.critics import Critics
 from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend, mean_loss
@@ -26,7 +27,7 @@ class SkillLearner:
     name = "skill"
     columns = ("observations", "actions")
 
-    def init(self, key: jax.Array, example: dict[str, Array]) -> TrainState:
+    def init(self, key: jax.Array, example: Batch) -> TrainState:
         """Starts from deltas that add exactly zero, so the fresh skill is π₀."""
         del example
         return TrainState.start(Deltas(self.policy, self.adapter).init(key), self.optimizer)
@@ -34,7 +35,7 @@ class SkillLearner:
     def update(
         self,
         state: TrainState,
-        batch: dict[str, Array],
+        batch: Batch,
         key: jax.Array,
         critics: Mapping[str, Critics] | None = None,
     ) -> tuple[TrainState, dict[str, Array]]:

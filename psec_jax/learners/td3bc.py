@@ -3,6 +3,7 @@
 Settings are those of the paper, and of its published code.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from psec_jax.acting import Actor
 from psec_jax.learners.actors import Batch, Trained
 from psec_jax.learners.critics import Critics, q_ensemble
 from psec_jax.learners.objectives import Objective, Return, static
 from psec_jax.learners.optimizer import AnyOptimizer, Optimizer, TrainState, descend, optimizer_of
 from psec_jax.networks import Critic
+from psec_jax.parameters import Params
 from psec_jax.settings import integer_of, python_number
 
 ADAM = Optimizer(3e-4, weight_decay=0.0, ema_rate=0.005, schedule="constant")
@@ -102,8 +105,8 @@ class TD3BC:
         step = state.step + 1
         actor, average, loss = jax.lax.cond(step % self.policy_every == 0, move, wait)
         metrics = {"critic_loss": critic_metrics["loss"], "actor_loss": loss}
-        metrics |= {"loss": sum(metrics.values()), "target": target.mean()}
-        return TD3BCState(actor, q.replace(average=average), step), metrics
+        metrics |= {"loss": metrics["critic_loss"] + loss, "target": target.mean()}
+        return TD3BCState(actor, replace(q, average=average), step), metrics
 
     def target(self, state: TD3BCState, batch: Batch, key: jax.Array) -> Float[Array, "batch"]:
         """r + γ min Q̄(s′, π̄(s′) + ε), with ε clipped noise: target policy smoothing."""
@@ -123,7 +126,7 @@ class TD3BC:
         return jnp.square(qs - target).mean(axis=1).sum()
 
     def actor_loss(
-        self, policy: Any, critics: Critics, batch: Batch, key: jax.Array
+        self, policy: Actor, critics: Critics, batch: Batch, key: jax.Array
     ) -> Float[Array, ""]:
         """(π(s) − a)² − λ Q₁(s, π(s)), with λ = α / mean |Q₁|; the square is the mean over an
         action's components, as in the published code."""
@@ -132,7 +135,7 @@ class TD3BC:
         scale = self.alpha / jax.lax.stop_gradient(jnp.abs(q).mean())
         return jnp.square(actions - batch["actions"]).mean() - scale * q.mean()
 
-    def critics(self, params: Any) -> Critics:
+    def critics(self, params: Params) -> Critics:
         statistics, better = self.trained.statistics, self.objective.greater_is_better
         return Critics(None, params, statistics, self.network, better)
 

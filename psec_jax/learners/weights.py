@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from psec_jax.backbones import Batch
 from psec_jax.learners.critics import Critics
 
-Batch = dict[str, Array]
 # What each sample's loss is multiplied by, given the critics by name.
 Weigh = Callable[[Mapping[str, Critics], Batch], Float[Array, "batch"]]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -68,7 +69,7 @@ def bars(
                 color="black",
                 linestyle="--",
                 linewidth=1,
-                label=None if drawn else "demonstrations",
+                label="" if drawn else "demonstrations",
             )
             drawn = True
     axes.set_xticks(range(len(columns)), columns)
@@ -212,7 +213,7 @@ def picture_strip(
     _save(figure, path, dpi=120)
 
 
-def _color(index: int) -> dict[str, str]:
+def _color(index: int) -> dict[str, Any]:
     return {"color": COLORS[index % len(COLORS)]}
 
 

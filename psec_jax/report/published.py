@@ -17,7 +17,7 @@ CONTINUAL = {
 }
 
 # Approximate returns on S→W by the number of target demonstrations, read off a figure.
-SAMPLE_EFFICIENCY = {
+SAMPLE_EFFICIENCY: dict[str, dict[float, float]] = {
     "psec": {10: 690, 30: 860, 50: 935, 100: 975},
     "nsec": {10: 320, 30: 750, 50: 905, 100: 975},
     "scratch": {10: 60, 30: 410, 50: 850, 100: 910},

@@ -11,6 +11,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, UInt8
 
+from psec_jax import reprs
 from psec_jax.errors import BaseMismatch
 from psec_jax.settings import integer_of, python_number
 from psec_jax.skills.deltas import Delta, bundled, fresh_full, fresh_low_rank
@@ -81,6 +82,16 @@ class Skill:
     base: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @reprs.brief
+    def __repr__(self):
+        yield f"{self.adapter.kind} of {len(self.deltas)} layers"
+        if self.adapter.kind == "low_rank":
+            yield f"rank {self.adapter.rank}"
+        yield f"scale {self.adapter.scale:g}"
+        yield reprs.parameters(dict(self.deltas))
+        yield f"base {reprs.short(self.base)}"
+        yield reprs.values(dict(self.deltas))
+
     @property
     def size(self) -> int:
         """The number of parameters."""
@@ -96,6 +107,14 @@ class Bank:
     # As letters' numbers: a program is compiled once for the banks of all base policies.
     letters: UInt8[Array, "letter"]
     names: tuple[str, ...] = struct.field(pytree_node=False)
+
+    @reprs.brief
+    def __repr__(self):
+        yield from reprs.stacked(self.scales, 1)
+        yield reprs.listed(self.names)
+        yield f"{len(self.layers)} layers"
+        yield reprs.parameters(self.layers)
+        yield reprs.values(self)
 
     @property
     def base(self) -> str:

@@ -14,6 +14,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from psec_jax import reprs
+
 
 @struct.dataclass
 class LowRank:
@@ -26,6 +28,12 @@ class LowRank:
     down: Float[Array, "input rank"]
     up: Float[Array, "rank output"]
     ranks: tuple[int, ...] = struct.field(pytree_node=False)
+
+    @reprs.brief
+    def __repr__(self):
+        yield f"down {self.down.shape}, up {self.up.shape}"
+        yield f"ranks {self.ranks}"
+        yield reprs.values(self)
 
     @property
     def owner(self) -> np.ndarray:
@@ -67,6 +75,12 @@ class Full:
 
     kernels: Float[Array, "term input output"]
     ranks: tuple[int, ...] = struct.field(pytree_node=False)
+
+    @reprs.brief
+    def __repr__(self):
+        yield f"kernels {self.kernels.shape}"
+        yield f"ranks {self.ranks}"
+        yield reprs.values(self)
 
     @property
     def owner(self) -> np.ndarray:

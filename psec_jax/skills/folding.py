@@ -9,10 +9,13 @@ layers or one for each layer and block of outputs (columns of A_i).
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from functools import reduce
+from operator import add
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from psec_jax.composition.levels import ParameterLevel
 from psec_jax.errors import BaseMismatch
@@ -61,18 +64,22 @@ def folded(bank: Bank, weights: Weights, layers: Mapping[str, tuple[int, int]]) 
 
     Its provenance records the ``mixture``: each skill's mean weight over layers and blocks.
     """
-    gains = bank.gains(weights)
-    low_rank = all(isinstance(d, LowRank) for deltas in bank.layers.values() for d in deltas)
-    if low_rank:
-        rank = max(sum(delta.ranks) for (delta,) in bank.layers.values())
+    gains = cast(Mapping[str, Array], bank.gains(weights))
+    low_rank = {
+        path: group[0]
+        for path, group in bank.layers.items()
+        if len(group) == 1 and isinstance(group[0], LowRank)
+    }
+    if len(low_rank) == len(bank.layers):
+        rank = max(sum(delta.ranks) for delta in low_rank.values())
         deltas = {
             path: _padded(np.asarray(d.down), np.asarray(d.scaled_up(gains[path])), rank)
-            for path, (d,) in bank.layers.items()
+            for path, d in low_rank.items()
         }
         adapter = Adapter(rank=rank, scale=1.0, targets=_targets(bank.layers, layers))
     else:
         deltas = {
-            path: Full(sum(delta.kernel(gains[path]) for delta in group)[None], (1,))
+            path: Full(reduce(add, (d.kernel(gains[path]) for d in group))[None], (1,))
             for path, group in bank.layers.items()
         }
         adapter = Adapter(kind="full", scale=1.0, targets=_targets(bank.layers, layers))

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax import traverse_util
 
 from psec_jax.backbones import Backbone, check_backbone
 from psec_jax.descriptions import build, describe
 from psec_jax.errors import BrokenFile, NotImported
 from psec_jax.fingerprints import backbone_to_dict, policy_tensors
 from psec_jax.imports import OURS, class_at, is_ours
+from psec_jax.parameters import by_path, nested
 from psec_jax.policies import Policy, Statistics
 from psec_jax.skills.bank import Adapter, Skill
 from psec_jax.skills.deltas import Delta, Full, LowRank
@@ -155,7 +155,7 @@ def base_from(
         raise BrokenFile(
             f"{source}: the base policy's description is not valid: {error}"
         ) from None
-    flat = traverse_util.flatten_dict(dict(fresh.params))
+    flat = by_path(fresh.params)
     names = {path: "/".join(("params", *path)) for path in flat}
     expected = {names[path]: value.shape for path, value in flat.items()}
     expected |= {"statistics/mean": (size,), "statistics/std": (size,)}
@@ -163,9 +163,7 @@ def base_from(
     if found != expected:
         wrong = sorted(set(found.items()) ^ set(expected.items()))
         raise BrokenFile(f"{source}: tensors do not fit the described network: {wrong[:4]}")
-    params = traverse_util.unflatten_dict(
-        {path: jnp.asarray(tensors[name]) for path, name in names.items()}
-    )
+    params = nested({path: jnp.asarray(tensors[name]) for path, name in names.items()})
     statistics = Statistics(
         jnp.asarray(tensors["statistics/mean"]), jnp.asarray(tensors["statistics/std"])
     )

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax import traverse_util
 
+from psec_jax.parameters import Params, Path, by_path, nested
 from psec_jax.skills.bank import Bank
 from psec_jax.skills.deltas import Delta
 from psec_jax.skills.weights import Weights, WeightsByLayer, is_fixed, samples
@@ -28,7 +28,7 @@ _SLICE = "psec_slice"
 
 def inject(
     network: nn.Module,
-    params: Mapping,
+    params: Params,
     bank: Bank | None,
     weights: Weights = None,
     dropout: jax.Array | None = None,
@@ -67,20 +67,20 @@ def inject(
     return by_sample
 
 
-def merge(params: Mapping, bank: Bank, weights: Weights = None) -> dict:
+def merge(params: Params, bank: Bank, weights: Weights = None) -> Params:
     """Parameters whose kernels include the bank's deltas at fixed ``weights``.
 
     Acting with them costs what the bare network costs and gives the actions of injection, to
     float tolerance. Raises ``ValueError`` for weights that vary by sample or are a function.
     """
     gains = bank.gains(weights)
-    if not is_fixed(gains):
+    if callable(gains) or not is_fixed(gains):
         given = "a function of each layer's input" if callable(gains) else "weights by sample"
         raise ValueError(
             f"only fixed weights of shape ({bank.size},) can be merged, or of ({bank.size}, "
             f"blocks) by layer, not {given}: kernels are the same in every state"
         )
-    flat = traverse_util.flatten_dict(dict(params))
+    flat = by_path(params)
     for path, deltas in bank.layers.items():
         layer, index = _place(path, flat)
         kernel = flat[*layer, "kernel"]
@@ -88,7 +88,7 @@ def merge(params: Mapping, bank: Bank, weights: Weights = None) -> dict:
             added = delta.kernel(gains[path]).reshape(kernel.shape[len(index) :])
             kernel = jnp.asarray(kernel).at[index].add(added) if index else kernel + added
         flat[*layer, "kernel"] = kernel
-    return traverse_util.unflatten_dict(flat)
+    return nested(flat)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Product:
     the shape of its kernel there, of which the first ``contracted`` axes make up d_in.
     """
 
-    path: tuple[str, ...]
+    path: Path
     x: jax.Array
     kernel: tuple[int, ...]
     contracted: int
@@ -123,7 +123,7 @@ class Product:
 
 def apply_with(
     network: nn.Module,
-    params: Mapping,
+    params: Params,
     layers: Mapping[str, tuple[Delta, ...]],
     gains: WeightsByLayer,
     inputs: tuple[jax.Array, ...],
@@ -134,8 +134,8 @@ def apply_with(
     rngs = None if dropout is None else {"dropout": dropout}
     if not layers:
         return network.apply({"params": params}, *inputs, rngs=rngs)
-    flat = traverse_util.flatten_dict(dict(params))
-    places: dict[tuple[str, ...], dict[tuple[int, ...], str]] = {}
+    flat = by_path(params)
+    places: dict[Path, dict[tuple[int, ...], str]] = {}
     for path in layers:
         layer, index = _place(path, flat)
         places.setdefault(layer, {})[index] = path
@@ -165,11 +165,11 @@ def apply_with(
         return jax.lax.switch(number, branches, y, x)
 
     with nn.intercept_methods(add_deltas):
-        variables = {"params": traverse_util.unflatten_dict(flat)}
+        variables = {"params": nested(flat)}
         return network.apply(variables, *inputs, rngs=rngs)
 
 
-def _place(path: str, flat: Mapping[tuple[str, ...], Any]) -> tuple[tuple[str, ...], tuple]:
+def _place(path: str, flat: Mapping[Path, jax.Array]) -> tuple[Path, tuple[int, ...]]:
     """The layer that ``path`` names, and which slice of its kernel where kernels are stacked:
     ``block/in/2`` is slice 2 of the kernel of ``block/in``."""
     parts = tuple(path.split("/")) if path else ()

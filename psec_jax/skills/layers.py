@@ -11,6 +11,7 @@ import functools
 import math
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ from psec_jax.skills.deltas import Full
 from psec_jax.skills.injection import Product, apply_with
 
 _BATCH = 2
+# Run once on a batch of two: the time goes into compiling it.
+_QUICKLY: dict[str, Any] = {"xla_backend_optimization_level": 0}
 _TOLERANCE = 0.03  # Above what bfloat16 rounds, far below what a kernel used otherwise gives.
 
 
@@ -118,8 +121,7 @@ def _compared(network, shapes, layers, inputs) -> dict[tuple[str, ...], bool]:
     floating = {i: x for i, x in enumerate(inputs) if jnp.issubdtype(x.dtype, jnp.floating)}
     with jax.disable_jit(False):
         gradient = jax.jit(jax.grad(total, (0, 1, 2))).lower(own, deltas, floating)
-        # Run once on a batch of two: the time goes into compiling it.
-        gradient = gradient.compile({"xla_backend_optimization_level": 0})
+        gradient = gradient.compile(_QUICKLY)
         kernels, added, to_inputs = jax.device_get(gradient(own, deltas, floating))
     _check_samples(network, to_inputs)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
-from psec_jax import storage
+from psec_jax import reprs, storage
 from psec_jax.composition import ComposedPolicy
 from psec_jax.errors import BaseMismatch, BrokenFile
 from psec_jax.fingerprints import fingerprint
@@ -102,6 +102,14 @@ class SkillLibrary:
         if own != facts.get("base_fingerprint"):
             raise BaseMismatch(f"{path}", str(facts.get("base_fingerprint")), "its base/", own)
         return cls(path, base)
+
+    @reprs.brief
+    def __repr__(self):
+        yield str(self.path)
+        yield f"skills {reprs.listed(self.names())}"
+        yield f"base {type(self.base.backbone).__name__}"
+        yield reprs.parameters(self.base.params)
+        yield reprs.fingerprint(self.base)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -211,7 +219,7 @@ class SkillLibrary:
         config = metadata.get("adapter_config")
         if metadata.get("format") != "psec-skill" or not isinstance(config, dict):
             raise BrokenFile(f"{file} is not an exported skill; export it with `export NAME FILE`")
-        name = storage.check_name(metadata.get("name") if name is None else name)
+        name = storage.check_name(metadata.get("name", "") if name is None else name)
         self.add(name, self._checked(tensors, config, file))
         return name
 

@@ -141,9 +141,9 @@ def read_critics(file: PathLike) -> dict[str, Critics]:
 def _alone(run: Run, name: str | None) -> ComposedPolicy:
     if name is None and len(run.skills) == 1:
         name = next(iter(run.skills))
-    if name not in run.skills:
+    if name is None or name not in run.skills:
         raise ValueError(
-            f"skill {name!r} is not in {run.alone.file}; choose one with skill= from "
+            f"skill {name!r} is not in {run.acting.file}; choose one with skill= from "
             f"{list(run.skills)}"
         )
     params = {"weights": jnp.ones(1)}
@@ -151,7 +151,7 @@ def _alone(run: Run, name: str | None) -> ComposedPolicy:
 
 
 def _composed(run: Run) -> ComposedPolicy:
-    agent = run.composition
+    agent = run.acting
     names = (FIRST, TARGET) if agent.is_dynamic else tuple(SKILLS)
     if missing := [name for name in names if name not in run.skills]:
         raise ValueError(
@@ -159,7 +159,7 @@ def _composed(run: Run) -> ComposedPolicy:
             "file of its second skill as skills"
         )
     skills = {name: run.skills[name] for name in names}
-    scales = np.float32([skill.adapter.scale for skill in skills.values()])
+    scales = np.array([skill.adapter.scale for skill in skills.values()], np.float32)
     return _mixed(run.base, skills, *_context(agent, run.base, scales))
 
 
@@ -177,7 +177,7 @@ def _mixed(
 
 def _choosing(run: Run, candidates: int | None) -> Critics | None:
     """What chooses among candidates, or None where the first one is taken."""
-    agent = run.alone if run.composition is None else run.composition
+    agent = run.acting
     if agent.is_dynamic and run.composition is None and candidates is None:
         return None
     aim = "reward" if agent.is_dynamic else "safety"
@@ -191,7 +191,7 @@ def _choosing(run: Run, candidates: int | None) -> Critics | None:
 
 def _candidates(run: Run) -> int:
     """N, as the file records it."""
-    agent = run.alone if run.composition is None else run.composition
+    agent = run.acting
     recorded = agent.number("N")
     if recorded is None or recorded < 1 or recorded != int(recorded):
         raise BrokenFile(

@@ -14,6 +14,7 @@ from psec_jax.backbones import DiffusionBackbone
 from psec_jax.errors import BrokenFile
 from psec_jax.learners.critics import Critics
 from psec_jax.networks import ContextNetwork, Critic, Denoiser
+from psec_jax.parameters import by_name
 from psec_jax.policies import Policy, Statistics, fingerprint
 from psec_jax.skills.bank import Adapter, Skill
 from psec_jax.skills.deltas import LowRank
@@ -50,7 +51,7 @@ def policy_of(agent: AgentState, entry: str, activation: str, noise: str) -> Pol
     )
     statistics = Statistics.identity(max(1, inputs - action_size - time_hidden))
     fresh = jax.eval_shape(lambda: Policy.create(backbone, statistics, jax.random.key(0)))
-    shapes = {k: v.shape for k, v in traverse_util.flatten_dict(fresh.params, sep="/").items()}
+    shapes = {k: v.shape for k, v in by_name(fresh.params).items()}
     shapes[_FREQUENCIES] += (1,)
     _check_shapes(tensors, {theirs: shapes[ours] for theirs, ours in names.items()}, what)
     params = _renamed(tensors, names)
@@ -76,8 +77,13 @@ def skill_of(agent: AgentState, entry: str, base: Policy, facts: Mapping[str, st
         d_in, d_out = shapes[ours]
         expected |= {f"{theirs}/lora_a": (d_in, rank), f"{theirs}/lora_b": (rank, d_out)}
     _check_shapes(tensors, expected, what)
+    down, up = _LORA
     deltas = {
-        ours: LowRank(*(jnp.asarray(tensors[f"{theirs}/{part}"]) for part in _LORA), (rank,))
+        ours: LowRank(
+            jnp.asarray(tensors[f"{theirs}/{down}"]),
+            jnp.asarray(tensors[f"{theirs}/{up}"]),
+            (rank,),
+        )
         for theirs, ours in layers.items()
     }
     adapter = Adapter(rank=rank, scale=_scale(agent, rank), targets=".*")
@@ -154,8 +160,9 @@ def _critic(agent: AgentState, entry: str, inside: str, output: str) -> tuple[Cr
 def _scale(agent: AgentState, rank: int) -> float:
     """α: what the file records, else the paper's 16, which goes with rank 8."""
     recorded = agent.leaves.get(f"{agent.prefix}alpha_r")
-    if recorded is not None and np.size(recorded) == 1:
-        return agent.number("alpha_r")
+    single = recorded is not None and np.size(recorded) == 1
+    if single and (scale := agent.number("alpha_r")) is not None:
+        return scale
     if recorded is None and rank == 8:
         return 16.0
     raise BrokenFile(
@@ -199,7 +206,7 @@ def _check_fit(
     """Raise ``BrokenFile`` unless the shapes are those of ``network``, for each of an ensemble."""
     example = [jnp.zeros((1, size)) for size in inputs]
     fresh = jax.eval_shape(network.init, jax.random.key(0), *example)["params"]
-    shapes = {k: v.shape for k, v in traverse_util.flatten_dict(fresh, sep="/").items()}
+    shapes = {k: v.shape for k, v in by_name(fresh).items()}
     _check_shapes(
         tensors, {theirs: ensemble + shapes[ours] for theirs, ours in names.items()}, what
     )

@@ -3,12 +3,15 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
 
+from psec_jax.backbones import DiffusionBackbone
 from psec_jax.errors import BaseMismatch, BrokenFile
 from psec_jax.learners.critics import Critics
+from psec_jax.networks import Denoiser
 from psec_jax.policies import Policy, fingerprint
 from psec_jax.skills.bank import Skill
 from psec_jax.skills.published_file import BASE, FIRST, PRETRAINED, AgentState
@@ -64,12 +67,19 @@ class Run:
         learned = {} if composed is None else _first_skills(composed, policy)
         for name, skill in ({} if alone is None else skills_of(alone, policy)).items():
             if name in learned and not _same(skill, learned[name]):
+                files = " and ".join(str(agent.file) for agent in (alone, composed) if agent)
                 raise ValueError(
-                    f"{alone.file} and {composed.file} hold different skills {name!r}; give the "
-                    "files of one run"
+                    f"{files} hold different skills {name!r}; give the files of one run"
                 )
             learned[name] = skill
         return cls(policy, learned, pretrained, alone, composed)
+
+    @property
+    def acting(self) -> AgentState:
+        """The agent that acts: that of the composition, or else of the skills alone."""
+        acting = self.alone if self.composition is None else self.composition
+        assert acting is not None, "a pretrained file alone holds no agent"
+        return acting
 
     @property
     def files(self) -> tuple[AgentState, ...]:
@@ -137,7 +147,7 @@ def _check_skills(agent: AgentState) -> None:
             "initialized; give it as composition"
         )
     output = agent.leaves.get(f"{agent.prefix}value/params/OutputVDense/kernel")
-    if np.ndim(output) == 2 and np.shape(output)[1] > 1:
+    if output is not None and np.ndim(output) == 2 and np.shape(output)[1] > 1:
         raise BrokenFile(
             f"{agent.file} is a composition of noise or of actions: it mixes skills without π₀, "
             "which no level of composition here does, and its own are as they were initialized; "
@@ -156,10 +166,10 @@ def _check_composition(agent: AgentState) -> None:
 def _check_belongs(agent: AgentState, base: Policy) -> None:
     """Raise unless ``agent`` was trained on ``base``, as far as it holds what it was trained on,
     and samples by the same steps."""
-    backbone = base.backbone
+    backbone = cast(DiffusionBackbone, base.backbone)
     if agent.holds(f"{PRETRAINED}/{BASE}"):
-        activation, pretrained = backbone.network.activation, agent.inside(PRETRAINED)
-        own = policy_of(pretrained, BASE, activation, backbone.noise)
+        activation = cast(Denoiser, backbone.network).activation
+        own = policy_of(agent.inside(PRETRAINED), BASE, activation, backbone.noise)
         if (theirs := fingerprint(own)) != (ours := fingerprint(base)):
             what = f"{agent.file}" + (f" ({agent.prefix[:-1]})" if agent.prefix else "")
             raise BaseMismatch(what, theirs, "the given base", ours)

@@ -14,7 +14,7 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -115,8 +115,9 @@ def _numbers(value: Any, depth: int = 2) -> np.ndarray | None:
         return np.asarray(value)
     if isinstance(value, list | tuple) and value and depth:
         parts = [_numbers(part, depth - 1) for part in value]
-        if all(part is not None and part.shape == parts[0].shape for part in parts):
-            return np.stack(parts)
+        arrays = [part for part in parts if part is not None]
+        if len(arrays) == len(parts) and len({array.shape for array in arrays}) == 1:
+            return np.stack(arrays)
     return None
 
 
@@ -164,7 +165,7 @@ class _Array(_Inert):
         _, shape, dtype, fortran_order, data = state
         self._fill(data, dtype, shape, "F" if fortran_order else "C")
 
-    def _fill(self, data: bytes, dtype: _Dtype, shape: tuple, order: str) -> None:
+    def _fill(self, data: bytes, dtype: _Dtype, shape: tuple, order: Literal["C", "F"]) -> None:
         self.array = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
 
 
@@ -173,7 +174,9 @@ class _BufferArray(_Array):
 
     __slots__ = ()
 
-    def __init__(self, data: bytes, dtype: _Dtype, shape: tuple, order: str, *_: Any):
+    def __init__(
+        self, data: bytes, dtype: _Dtype, shape: tuple, order: Literal["C", "F"], *_: Any
+    ):
         self._fill(data, dtype, shape, order)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 # (k,) or (batch, k) for all layers; path → (k, m) or (batch, k, m), a weight for each of m equal
 # blocks of the layer's outputs; or (path, the layer's input (..., d_in)) → (..., k, m).
-Weights = Array | Mapping[str, Array] | Callable[[str, Array], Array] | None
+Weights = Array | np.ndarray | Mapping[str, Array] | Callable[[str, Array], Array] | None
 WeightsByLayer = Mapping[str, Array] | Callable[[str, Array], Array]
 
 
@@ -42,7 +42,7 @@ def by_layer(weights: Weights, names: Sequence[str], outputs: Mapping[str, int])
     return dict.fromkeys(outputs, weights[..., None])
 
 
-def check_shared(weights: Array, names: Sequence[str]) -> None:
+def check_shared(weights: Array | np.ndarray, names: Sequence[str]) -> None:
     """Raise ``ValueError`` unless ``weights`` are (k,) or (batch, k)."""
     shape, count = jnp.shape(weights), len(names)
     if len(shape) not in (1, 2) or shape[-1] != count:
@@ -78,7 +78,8 @@ def per_skill(weights: Weights) -> Float[Array, "... skill"]:
         )
     if not isinstance(weights, Mapping):
         return jnp.asarray(weights)
-    return sum(jnp.mean(w, axis=-1) for w in weights.values()) / len(weights)
+    means = [jnp.mean(w, axis=-1) for w in weights.values()]
+    return sum(means[1:], start=means[0]) / len(means)
 
 
 def _fitting(weights: Array, names: Sequence[str], path: str, outputs: int) -> Array:

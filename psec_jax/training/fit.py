@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,12 @@ from psec_jax.errors import Diverged
 from psec_jax.settings import python_number
 from psec_jax.training.background import BackgroundWorker
 from psec_jax.training.devices import Layout
+from psec_jax.training.learner import Learner
 from psec_jax.training.origin import Origin, origin_of
 from psec_jax.training.processes import leads
 from psec_jax.training.progress import Progress
 from psec_jax.training.seeds import (
+    PerSeed,
     for_each_seed,
     groups,
     seed_count,
@@ -29,24 +31,12 @@ from psec_jax.training.seeds import (
 )
 from psec_jax.training.training import Training, check_training
 
-
-class Learner(Protocol):
-    """What ``fit`` trains: a pytree of frozen things and hyperparameters, with pure functions."""
-
-    name: str
-    # What a batch holds: names of the data's arrays.
-    columns: tuple[str, ...]
-
-    def init(self, key: jax.Array, example: dict[str, jax.Array]) -> Any: ...
-
-    def update(
-        self, state: Any, batch: dict[str, jax.Array], key: jax.Array
-    ) -> tuple[Any, dict[str, jax.Array]]: ...
+L = TypeVar("L", bound=Learner)
 
 
 def fit(
-    learner: Learner | list[Learner],
-    data: TransitionDataset | list[TransitionDataset],
+    learner: PerSeed[L],
+    data: PerSeed[TransitionDataset],
     *,
     key: jax.Array,
     training: Training,
@@ -100,14 +90,14 @@ def fit(
         )
     ]
     _check_alike(seeds)
-    inspect = training.inspect
-    if several is None and inspect is not None:
-        inspect = lambda step, states: training.inspect(step, states[0])  # noqa: E731
+    inspect = given = training.inspect
+    if several is None and given is not None:
+        inspect = lambda step, states: given(step, states[0])  # noqa: E731
     states = _run(seeds, dataclasses.replace(training, inspect=inspect), start)
     return states[0] if several is None else states
 
 
-def _labels(label: str | list[str] | None, learners: list, several: int | None) -> list[str]:
+def _labels(label: PerSeed[str] | None, learners: list, several: int | None) -> list[str]:
     if isinstance(label, list):
         return for_each_seed(label, len(learners), "label")
     names = [label or learner.name for learner in learners]
@@ -213,7 +203,7 @@ def _run(seeds: Sequence[_Seed], training: Training, start: int) -> list[Any]:
                     worker(_inspect, inspect, step, states)
                 if session is not None:
                     session.keep(step, state, last=step == steps, after=worker.wait)
-        if training.best:
+        if training.best and session is not None:
             step, state = session.best(state) or (step, state)
     return unstacked(layout.returned(state), len(seeds))
 

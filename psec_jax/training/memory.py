@@ -102,13 +102,14 @@ def _program(learner, state, columns, key, seeds, batch_size, chunk) -> int:
         return tree if seeds == 1 else jax.tree.map(lambda a: _shape(a, (seeds, *a.shape)), tree)
 
     rows = jax.ShapeDtypeStruct((2,), np.int32)
-    count = _run_chunk.lower(
+    program = _run_chunk.lower(
         *(stacked(learner), stacked(state), columns, stacked(rows), stacked(key), 0),
         length=chunk,
         batch_size=batch_size,
         layout=Layout(seeds, None),
     )
-    count = count.compile().memory_analysis()
+    count = program.compile().memory_analysis()
+    assert count is not None, "CPUs, GPUs and TPUs all say"
     return count.temp_size_in_bytes + count.output_size_in_bytes - count.alias_size_in_bytes
 
 

@@ -151,7 +151,8 @@ class Wandb:
         lacks them there and goes on."""
         try:
             yield
-        except self._wandb.errors.Error as error:
+        # pyright does not see that wandb imports it.
+        except self._wandb.errors.Error as error:  # pyright: ignore[reportAttributeAccessIssue]
             print(f"W&B: without {name}: {_line(error)}", flush=True)
 
     def __enter__(self) -> "Wandb":

@@ -3,10 +3,14 @@
 import operator
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+T = TypeVar("T")
+# The same for all seeds, or a list with one entry for each.
+PerSeed = T | list[T]
 
 
 def named_key(key: jax.Array, name: str) -> jax.Array:
@@ -35,7 +39,7 @@ def seed_count(key: jax.Array) -> int | None:
     return shape[0] if shape else None
 
 
-def for_each_seed(value: Any, count: int, name: str) -> list[Any]:
+def for_each_seed(value: PerSeed[T], count: int, name: str) -> list[T]:
     """A list as it is, one entry a seed; anything else is the same for each of ``count`` seeds.
 
     Raises ``ValueError`` for a list of another length.
@@ -61,9 +65,7 @@ def shapes(tree: Any) -> Any:
     )
 
 
-def groups(
-    values: Sequence[Any], equal: Callable[[Any, Any], bool] = operator.eq
-) -> list[list[int]]:
+def groups(values: Sequence[T], equal: Callable[[T, T], bool] = operator.eq) -> list[list[int]]:
     """The indices of equal values, in the order in which each comes first."""
     found: list[list[int]] = []
     for index, value in enumerate(values):
@@ -76,12 +78,12 @@ def groups(
     return found
 
 
-def stack(trees: Sequence[Any]) -> Any:
+def stack(trees: Sequence[T]) -> T:
     """One tree of all, along a new first axis, for ``jax.vmap``."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def unstack(tree: Any) -> list[Any]:
+def unstack(tree: T) -> list[T]:
     """The trees that ``tree`` was stacked from."""
     counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
     if len(counts) != 1 or () in counts:
@@ -90,12 +92,12 @@ def unstack(tree: Any) -> list[Any]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(count)]
 
 
-def stacked(trees: Sequence[Any]) -> Any:
+def stacked(trees: Sequence[T]) -> T:
     """``stack``, but a single tree stays as it is: one seed's program has no axis of seeds."""
     return trees[0] if len(trees) == 1 else stack(trees)
 
 
-def unstacked(tree: Any, count: int) -> list[Any]:
+def unstacked(tree: T, count: int) -> list[T]:
     """The ``count`` trees that ``stacked`` was given."""
     if count == 1:
         return [tree]
