@@ -5,13 +5,35 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import pytest
 
-from extending import dataset, environment
+from psec_jax.data.readers import READERS
+from psec_jax.envs.families import FAMILIES
+
+# What importing this package registers is known in its own tests alone.
+TABLES = (FAMILIES, READERS, gymnasium.registry)
+before = [set(table) for table in TABLES]
+from extending import dataset, environment  # noqa: E402
+
+ADDED = [
+    {name: table.pop(name) for name in set(table) - known}
+    for table, known in zip(TABLES, before, strict=True)
+]
 
 HERE = Path(__file__).parent
 CONF = HERE / "conf"
 SMALL = ("scale=smoke", "progress=false", "seeds=[0]", "evaluation.episodes=1")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def registered():
+    for table, added in zip(TABLES, ADDED, strict=True):
+        table.update(added)
+    yield
+    for table, added in zip(TABLES, ADDED, strict=True):
+        for name in added:
+            del table[name]
 
 
 @pytest.fixture(scope="session")
