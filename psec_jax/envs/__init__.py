@@ -11,13 +11,21 @@ import gymnasium
 from gymnasium.vector import VectorEnv
 
 from psec_jax.envs.adapter import Adapter
-from psec_jax.envs.families import family, register
+from psec_jax.envs.families import family, register, register_vector
 from psec_jax.envs.ids import known_ids, parse
 from psec_jax.envs.in_process import InProcessVectorEnv, adapted_copies
 from psec_jax.envs.vector import EpisodeVectorEnv, Factory
 from psec_jax.envs.vector_adapter import VectorAdapter
 
-__all__ = ["Environment", "adapt", "copies_at_once", "known_ids", "make", "register"]
+__all__ = [
+    "Environment",
+    "adapt",
+    "copies_at_once",
+    "known_ids",
+    "make",
+    "register",
+    "register_vector",
+]
 
 # What a policy can be evaluated in.
 Environment = str | gymnasium.Env | VectorEnv | Factory
@@ -33,7 +41,8 @@ def make(environment: str | Factory, num_envs: int) -> VectorEnv:
     ``bullet/<agent><run or circle>``         Bullet-Safety-Gym's ant, ball, car and drone
     ``metadrive/<road><traffic>``             DSRL's easy, medium and hard roads with sparse,
                                               mean and dense traffic; each copy is a process
-    ``<prefix>/<name>``                       a family of your own: ``psec_jax.envs.register``
+    ``<prefix>/<name>``                       a family of your own: ``psec_jax.envs.register``,
+                                              ``register_vector``
     anything else                             Gymnasium's registry: ``Pendulum-v1``
     ========================================  ==================================================
 

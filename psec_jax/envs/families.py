@@ -17,6 +17,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import VectorEnv
 
 from psec_jax.envs.in_process import InProcessVectorEnv, adapted_copies
+from psec_jax.envs.vector_adapter import VectorAdapter
 
 DM_CONTROL = {
     "acrobot": "swingup swingup_sparse",
@@ -79,6 +80,45 @@ def register(
 
     Raises ``ValueError`` for a prefix that is built in or cannot be part of an id.
     """
+
+    def vector(name: str, values: dict[str, Any], num_envs: int) -> VectorEnv:
+        return adapted_copies(functools.partial(factory, name, **values), num_envs)
+
+    _add(prefix, factory, vector, names, factors)
+
+
+def register_vector(
+    prefix: str,
+    factory: Callable[..., VectorEnv],
+    *,
+    names: Iterable[str] = (),
+    factors: Mapping[str, Callable[[str], Any]] | None = None,
+) -> None:
+    """As ``register``, for simulators that step all copies at once.
+
+    ``factory(name, num_envs=…, **factors)`` makes one ``gymnasium.vector.VectorEnv`` of so many
+    copies, of any autoreset mode.
+    """
+
+    def vector(name: str, values: dict[str, Any], num_envs: int) -> VectorEnv:
+        made = factory(name, num_envs=num_envs, **values)
+        if not isinstance(made, VectorEnv) or made.num_envs != num_envs:
+            raise TypeError(
+                f"the factory of {prefix}/ made {made!r}; expected a gymnasium.vector.VectorEnv "
+                f"of num_envs={num_envs}"
+            )
+        return VectorAdapter(made)
+
+    _add(prefix, factory, vector, names, factors)
+
+
+def _add(
+    prefix: str,
+    factory: Any,
+    vector: Callable[[str, dict[str, Any], int], VectorEnv],
+    names: Iterable[str],
+    factors: Mapping[str, Callable[[str], Any]] | None,
+) -> None:
     if prefix in BUILT_IN or prefix == GYMNASIUM:
         raise ValueError(f"the prefix {prefix!r} is built in; choose another")
     if not prefix or set(prefix) & set("/?&:= "):
@@ -87,10 +127,6 @@ def register(
         )
     if not callable(factory):
         raise TypeError(f"factory must be callable as factory(name, **factors), not {factory!r}")
-
-    def vector(name: str, values: dict[str, Any], num_envs: int) -> VectorEnv:
-        return adapted_copies(functools.partial(factory, name, **values), num_envs)
-
     FAMILIES[prefix] = Family(vector, tuple(names), dict(factors or {}))
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from cheap import Cheap
 from gymnasium.spaces import Box
+from gymnasium.vector import SyncVectorEnv
 
 from psec_jax import envs
 from psec_jax.envs import families
@@ -42,6 +43,27 @@ def test_ids_of_a_registered_family_are_made_by_its_function_with_the_factors_of
     np.testing.assert_array_equal(infos["cost"], [0.5, 0.5])
     assert envs.make("mine/flat", 1).envs[0].unwrapped.legs == 2
     assert envs.copies_at_once("mine/flat", 120) == 40
+
+
+def test_a_family_may_step_all_copies_at_once():
+    """Its copies are those of single environments, reached by the same ids."""
+
+    def hills(name, num_envs, **factors):
+        return SyncVectorEnv([lambda: Hill(name, **factors)] * num_envs)
+
+    envs.register("mine", Hill, factors={"wind": float})
+    envs.register_vector("ours", hills, factors={"wind": float})
+    alone, together = (envs.make(f"{prefix}/steep?wind=-0.5", 2) for prefix in ("mine", "ours"))
+    answers = []
+    for vector in (alone, together):
+        observations, _ = vector.reset(seed=[3, 4])
+        answers.append((observations, *vector.step(np.full((2, 3), 0.5))[:4]))
+    for one, other in zip(*answers, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for wrong in (lambda name, num_envs: Hill(name), lambda name, num_envs: hills(name, 1)):
+        envs.register_vector("ours", wrong)
+        with pytest.raises(TypeError, match=r"factory of ours/ made .*VectorEnv of num_envs=2"):
+            envs.make("ours/steep", 2)
 
 
 def test_names_are_known_and_others_refused_where_there_are_any():

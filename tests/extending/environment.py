@@ -1,15 +1,20 @@
 """Environments of your own: a point that should reach a goal, without any simulator.
 
-Importing this module registers the family ``reach/`` and Gymnasium's id ``Reach-v0``; with the
-module in front an id imports it itself, wherever an id is expected:
+Importing this module registers the families ``reach/`` and ``swarm/`` (all copies step at once)
+and Gymnasium's id ``Reach-v0``; with the module in front an id imports it itself, wherever an id
+is expected:
 
     psec.evaluate(agent, "reach/east?drag=0.5", episodes=10, key=key)
     python -m psec_jax.evaluate AGENT reach/east --import extending.environment
     python -m experiments.continual --config-dir conf chain=reach   # extending.environment:reach/…
 """
 
+from typing import ClassVar
+
 import gymnasium
 import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 import psec_jax as psec
 
@@ -38,6 +43,32 @@ class Reach(gymnasium.Env):
         return self.position.astype(np.float32), reward, False, self.steps == STEPS, {}
 
 
+class Swarm(VectorEnv):
+    """The same, all copies at once."""
+
+    metadata: ClassVar[dict] = {"autoreset_mode": AutoresetMode.DISABLED}
+
+    def __init__(self, goal: str, num_envs: int, drag: float = 0.0):
+        self.goal, self.num_envs, self.drag = np.array(GOALS[goal]), num_envs, drag
+        self.single_observation_space = Reach.observation_space
+        self.single_action_space = Reach.action_space
+        self.observation_space = batch_space(Reach.observation_space, num_envs)
+        self.action_space = batch_space(Reach.action_space, num_envs)
+
+    def reset(self, *, seed=None, options=None):
+        """``seed`` is one for each copy."""
+        starts = [np.random.default_rng(one).normal(scale=0.1, size=2) for one in seed]
+        self.steps, self.position = 0, np.stack(starts)
+        return self.position.astype(np.float32), {}
+
+    def step(self, actions):
+        self.steps += 1
+        self.position = self.position + (1 - self.drag) * actions
+        rewards = -np.linalg.norm(self.position - self.goal, axis=-1)
+        ends = np.zeros(self.num_envs, bool), np.full(self.num_envs, self.steps == STEPS)
+        return self.position.astype(np.float32), rewards, *ends, {}
+
+
 def demonstrations(goal: str, trajectories: int, seed: int = 0) -> psec.TransitionDataset:
     """Of going straight to ``goal``; actions are scaled to [−1, 1]."""
     env, rows = Reach(goal), []
@@ -53,4 +84,5 @@ def demonstrations(goal: str, trajectories: int, seed: int = 0) -> psec.Transiti
 
 
 psec.envs.register("reach", Reach, names=GOALS, factors={"drag": float})
+psec.envs.register_vector("swarm", Swarm, names=GOALS, factors={"drag": float})
 gymnasium.register("Reach-v0", Reach, kwargs={"goal": "east"})

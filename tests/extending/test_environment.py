@@ -27,6 +27,7 @@ def test_an_id_of_the_family_is_the_environment_that_its_factory_makes(agent):
     made = evaluate(lambda: environment.Reach("east", drag=0.5))
     np.testing.assert_array_equal(evaluate("reach/east?drag=0.5"), made)
     np.testing.assert_array_equal(evaluate("reach/east"), evaluate("Reach-v0"))
+    np.testing.assert_allclose(evaluate("swarm/east?drag=0.5"), made, rtol=1e-5)
     assert (evaluate("reach/east") != made).all()
     with pytest.raises(ValueError, match="did you mean reach/north"):
         evaluate("reach/nort")
