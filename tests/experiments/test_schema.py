@@ -232,6 +232,13 @@ def test_a_backbone_of_ones_own_is_a_choice_like_others(tmp_path):
     assert config.backbone(action_size=6) == FlowMatching(6, VelocityNetwork((4,)), steps=2)
 
 
+def test_a_module_to_import_first_that_cannot_be_is_named():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("continual", ["imports=[no.such]"])
+    with pytest.raises(ImportError, match=r"imports no\.such: No module named 'no'"):
+        parse(config, Continual)
+
+
 def test_an_interpolation_that_leads_nowhere_is_refused():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("continual", ["adapter.targets=${nowhere}"])
