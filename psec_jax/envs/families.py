@@ -115,7 +115,7 @@ def register_vector(
 def _add(
     prefix: str,
     factory: Any,
-    vector: Callable[[str, dict[str, Any], int], VectorEnv],
+    vector: Vector,
     names: Iterable[str],
     factors: Mapping[str, Callable[[str], Any]] | None,
 ) -> None:
