@@ -39,6 +39,7 @@ class GoalShift(Setting):
 class Run(stages.Run):
     """Seeds that are trained together; ``data`` are those of the source and of the target."""
 
+    config: GoalShift
     setting = "goal_shift"
 
     @functools.cached_property
