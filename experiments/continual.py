@@ -110,6 +110,12 @@ class Run(stages.Run):
         """The libraries, with a dense skill for each task."""
         return self.expanded("full", self.config.dense_adapter)
 
+    @functools.cached_property
+    def purposes(self) -> list[psec.learners.Purpose]:
+        """A model of the reward that each π₀ is for."""
+        how = self.fitting(self.config.home.training, "purpose")
+        return psec.learn_purpose(self.bases, self.data.source, **how)
+
     def expanded(self, kind: str, adapter: psec.Adapter) -> list[psec.SkillLibrary]:
         bases = self.bases
 
@@ -184,6 +190,16 @@ def composed(
     return by_seed(agents)
 
 
+def going_home(run: Run, column: Column) -> list:
+    """Constant weights where π₀'s own reward says that all is well, and π₀ elsewhere."""
+    home = run.config.home
+    agents = composed(run, column, "psec", "low_rank", "parameter", context=False)
+    return [
+        psec.homing(agent, purpose, home.low, home.high)
+        for agent, purpose in zip(agents, run.purposes, strict=True)
+    ]
+
+
 METHODS = {
     "zero_shot": Method("π₀, zero-shot", zero_shot, "pretrain"),
     "scratch": Method("Scratch", scratch),
@@ -198,6 +214,7 @@ for _name, _label, _level, _parts in (
     ("psec", "PSEC", "parameter", "low_rank"),
 ):
     METHODS |= mixture(_name, _label, _level, partial(composed, name=_name, parts=_parts))
+METHODS["psec_home"] = Method("PSEC, going home", going_home, "skill")
 
 
 def run(config: Continual, out: Path, recorder: Recorder) -> None:

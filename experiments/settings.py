@@ -72,12 +72,26 @@ class ContinualEvaluation(EvaluationPlan):
             raise ValueError("best needs curve_every, which finds the best")
 
 
+@dataclass
+class Home:
+    """How ``psec_home`` goes home (``psec_jax.homing``)."""
+
+    training: psec.Training
+    low: float
+    high: float
+
+    def __post_init__(self):
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, not {self.low} and {self.high}")
+
+
 @dataclass(kw_only=True)
 class Continual(Setting):
     metrics: ClassVar[tuple[str, ...]] = ("return",)
 
     chain: Chain
     dense_adapter: psec.Adapter
+    home: Home
     data: ContinualData
     evaluation: ContinualEvaluation
     base: str | None

@@ -6,12 +6,20 @@ from psec_jax.backbones import DiffusionBackbone, GaussianBackbone
 from psec_jax.composition import Composer
 from psec_jax.data import TransitionDataset, concatenate, load_dataset
 from psec_jax.evaluation import evaluate
+from psec_jax.homing import homing
 from psec_jax.learners import Guidance, Optimizer, objectives, weights
 from psec_jax.policies import BestOf, Policy, Statistics
 from psec_jax.skills import Adapter, Bank, Skill
 from psec_jax.skills.library import SkillLibrary
 from psec_jax.training import Checkpoints, Training, stack, unstack
-from psec_jax.verbs import compose, improve, learn_skill, learn_skills, pretrain
+from psec_jax.verbs import (
+    compose,
+    improve,
+    learn_purpose,
+    learn_skill,
+    learn_skills,
+    pretrain,
+)
 
 __all__ = [
     "Adapter",
@@ -36,7 +44,9 @@ __all__ = [
     "data",
     "envs",
     "evaluate",
+    "homing",
     "improve",
+    "learn_purpose",
     "learn_skill",
     "learn_skills",
     "learners",

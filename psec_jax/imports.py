@@ -50,6 +50,7 @@ OURS = {
     "ContextNetwork": "psec_jax.networks.context",
     "ConstantWeights": "psec_jax.networks.context",
     "ByLayer": "psec_jax.networks.context",
+    "Homing": "psec_jax.networks.context",
     "Critic": "psec_jax.networks.critic",
 }
 # Where jax's functions stand for everyone; they are defined in modules that come and go.

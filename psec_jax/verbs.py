@@ -35,6 +35,7 @@ from psec_jax.learners import (
 )
 from psec_jax.learners.guidance import Guidance
 from psec_jax.learners.optimizer import Optimizer, Transformation, optimizer_of
+from psec_jax.learners.purpose import Purpose, PurposeLearner
 from psec_jax.policies import Policy, Statistics
 from psec_jax.skills.bank import Adapter, Skill
 from psec_jax.training import Training, fit
@@ -47,6 +48,7 @@ ADAPTER = Adapter()
 OPTIMIZER = Optimizer()
 # Constants must reach their values by themselves.
 CONSTANTS = Optimizer(learning_rate=0.03, weight_decay=0.0, ema_rate=0.02)
+PURPOSE = Optimizer(learning_rate=1e-3, ema_rate=0.01)
 
 
 def pretrain(
@@ -72,6 +74,27 @@ def pretrain(
         return PolicyLearner(policy, _optimizer(training)), data, fit_key
 
     return _trained(learner, key, {"data": data, "statistics": statistics}, training)
+
+
+def learn_purpose(
+    policy: PerSeed[Policy],
+    data: PerSeed[TransitionDataset],
+    *,
+    key: jax.Array,
+    training: Training,
+) -> Purpose:
+    """The reward that ``policy`` is for, as a function of the state, from the data that it was
+    learned from (``psec_jax.homing``).
+
+    Raises ``ValueError`` where the data have no rewards, or the same everywhere.
+    """
+
+    def learner(key, policy, data):
+        _check_sizes(policy, data)
+        optimizer = _optimizer(training, PURPOSE)
+        return PurposeLearner.of(data, policy.statistics, optimizer), data, key
+
+    return _trained(learner, key, {"policy": policy, "data": data}, training)
 
 
 def learn_skill(

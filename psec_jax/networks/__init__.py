@@ -2,7 +2,7 @@
 
 from psec_jax.networks.activations import ACTIVATIONS, activation
 from psec_jax.networks.actor import GaussianActor
-from psec_jax.networks.context import ByLayer, ConstantWeights, ContextNetwork
+from psec_jax.networks.context import ByLayer, ConstantWeights, ContextNetwork, Homing
 from psec_jax.networks.critic import Critic
 from psec_jax.networks.denoiser import Denoiser
 
@@ -14,5 +14,6 @@ __all__ = [
     "Critic",
     "Denoiser",
     "GaussianActor",
+    "Homing",
     "activation",
 ]

@@ -4,12 +4,15 @@ A source of weights is any Linen module from observations to ``skills.weights.We
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
+
+from psec_jax.networks.critic import Critic
 
 # Each skill's weight before training, given how many there are.
 STARTS = {"even": lambda skills: 1 / skills, "zero": lambda skills: 0.0}
@@ -105,6 +108,28 @@ class ByLayer(nn.Module):
             path: jnp.swapaxes(part, -1, -2)
             for (path, _), part in zip(self.layers, parts, strict=True)
         }
+
+
+class Homing(nn.Module):
+    """α(s) = g(s) · source(s): the source's weights where all is well, π₀ where it is not.
+
+    g(s) = clip((r̂(s) − low) / (high − low), 0, 1), with ``reward`` the model r̂ of π₀'s own reward
+    (``learners.Purpose``), of which it is the ``network``.
+    """
+
+    source: nn.Module
+    reward: Critic
+    low: float
+    high: float
+
+    @nn.compact
+    def __call__(self, observations: Float[Array, "batch observation"]) -> Any:
+        share = (self.reward(observations) - self.low) / (self.high - self.low)
+        gate = jnp.clip(share, 0, 1)[..., None]
+        weights = self.source(observations)
+        if isinstance(weights, Mapping):
+            return {path: gate[..., None] * by_layer for path, by_layer in weights.items()}
+        return gate * weights
 
 
 def _shape(source: ContextNetwork | ConstantWeights) -> tuple[int, ...]:

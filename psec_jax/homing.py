@@ -1,0 +1,43 @@
+"""Going home: π₀ acts where its own reward says that things have gone wrong.
+
+A skill's few demonstrations never show what they avoid, such as a robot that lies on the ground,
+so no context that is learned from them knows what to do there. π₀'s own data show it, with
+rewards. Where π₀'s reward is low, π₀ is the expert in setting it right; elsewhere the mixture acts
+as it was composed. All of this is learned from offline data.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from psec_jax.composition import ComposedPolicy
+from psec_jax.learners.purpose import Purpose
+from psec_jax.networks import Homing
+
+
+def homing(
+    agent: ComposedPolicy, purpose: Purpose, low: float = 0.1, high: float = 0.3
+) -> ComposedPolicy:
+    """``agent`` with its weights times g(s), from 0 where π₀'s reward is at most ``low`` to 1
+    where it is at least ``high`` (``networks.Homing``); both in units of π₀'s ``usual`` reward.
+
+    ``purpose`` is that of the agent's base policy, learned with its statistics. Raises
+    ``ValueError`` for that of another, and for levels out of order.
+    """
+    if not low < high:
+        raise ValueError(f"low must be below high, not {low!r} and {high!r}")
+    usual = float(purpose.usual)
+    if not usual > 0:
+        raise ValueError(
+            f"the usual reward of the base policy's data is {usual:g}, of which no share can be "
+            "taken; shift the rewards so that a state in which all is well has a positive one"
+        )
+    mine, its = agent.base.statistics, purpose.statistics
+    if not all(np.array_equal(*pair) for pair in ((mine.mean, its.mean), (mine.std, its.std))):
+        raise ValueError(
+            "the purpose normalizes observations otherwise than the agent's base policy; learn it "
+            "with the base policy's statistics"
+        )
+    context = Homing(agent.context, purpose.network, usual * low, usual * high)
+    params = {"source": agent.context_params, "reward": purpose.params}
+    return dataclasses.replace(agent, context=context, context_params=params)

@@ -1,0 +1,98 @@
+"""What a policy is for: a model of its own task's reward, learned from its own data."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from psec_jax.data.dataset import TransitionDataset
+from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend
+from psec_jax.networks import Critic
+from psec_jax.policies import Statistics
+
+BINS = 10
+
+
+@struct.dataclass
+class Purpose:
+    """r̂(s), the reward that a policy's own task gives in raw observations.
+
+    ``usual`` is the median reward of the data that it was learned from: the level at which all is
+    well.
+    """
+
+    params: Any
+    usual: Float[Array, ""]
+    statistics: Statistics
+    network: Critic = struct.field(pytree_node=False)
+
+    def reward(self, observations: Float[Array, "batch observation"]) -> Float[Array, "batch"]:
+        normalized = self.statistics.normalize(observations)
+        return self.network.apply({"params": self.params}, normalized)
+
+
+@struct.dataclass
+class PurposeLearner:
+    """Regression of the reward on the state, where each level of reward counts alike.
+
+    A policy that masters its task rarely sees what goes wrong, and that is what the model is for:
+    so a sample's squared error is weighed by how rare its reward is, in ``len(weights)`` equal
+    ranges from the least reward of the data to the greatest.
+    """
+
+    statistics: Statistics
+    edges: Float[Array, "inner"]
+    weights: Float[Array, "bin"]
+    usual: Float[Array, ""]
+    optimizer: AnyOptimizer = struct.field(pytree_node=False)
+    network: Critic = struct.field(pytree_node=False, default=Critic())
+
+    name = "purpose"
+    columns = ("observations", "rewards")
+
+    @classmethod
+    def of(
+        cls, data: TransitionDataset, statistics: Statistics, optimizer: AnyOptimizer
+    ) -> "PurposeLearner":
+        """Raises ``ValueError`` where the data have no rewards, or the same everywhere."""
+        rewards = data.columns(["rewards"])["rewards"]
+        if np.ptp(rewards) == 0:
+            raise ValueError(
+                f"the reward is {rewards[0]:g} in all of these data, which say nothing of what "
+                "their policy is for; use data in which it varies"
+            )
+        edges = np.linspace(rewards.min(), rewards.max(), BINS + 1)[1:-1]
+        counts = np.bincount(np.digitize(rewards, edges), minlength=BINS)
+        filled = counts > 0
+        weights = np.where(filled, len(rewards) / (filled.sum() * np.maximum(counts, 1)), 0.0)
+        return cls(
+            statistics,
+            jnp.asarray(edges, jnp.float32),
+            jnp.asarray(weights, jnp.float32),
+            jnp.asarray(np.median(rewards), jnp.float32),
+            optimizer,
+        )
+
+    def init(self, key: jax.Array, example: dict[str, Array]) -> TrainState:
+        params = self.network.init(key, example["observations"])["params"]
+        return TrainState.start(params, self.optimizer)
+
+    def update(
+        self, state: TrainState, batch: dict[str, Array], key: jax.Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        del key
+        weights = self.weights[jnp.digitize(batch["rewards"], self.edges)]
+
+        def loss(params):
+            model = Purpose(params, self.usual, self.statistics, self.network)
+            errors = model.reward(batch["observations"]) - batch["rewards"]
+            return jnp.mean(weights * jnp.square(errors))
+
+        return descend(loss, state, self.optimizer)
+
+    def result(self, state: TrainState) -> Purpose:
+        """With the averaged parameters."""
+        return Purpose(state.average, self.usual, self.statistics, self.network)

@@ -1,0 +1,138 @@
+"""Going home: the reward that a policy is for, and a gate on the weights of skills."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import psec_jax as psec
+from psec_jax import homing, learn_purpose
+from psec_jax.composition import ComposedPolicy
+from psec_jax.learners.purpose import Purpose, PurposeLearner
+from psec_jax.networks import ByLayer, ConstantWeights, Critic
+from psec_jax.policies import Statistics
+
+KEY = jax.random.key(8)
+NETWORK = Critic(hidden=())
+
+
+def purpose_of(policy, slope=0.0, level=1.0, usual=1.0):
+    """r̂(s) = level + slope · (the first normalized coordinate)."""
+    kernel = jnp.zeros((policy.observation_size, 1)).at[0].set(slope)
+    params = {"value": {"kernel": kernel, "bias": jnp.full(1, level)}}
+    return Purpose(params, jnp.float32(usual), policy.statistics, NETWORK)
+
+
+@pytest.fixture(scope="module")
+def agent(gaussian, make_bank):
+    carrying = gaussian.with_bank(make_bank(gaussian))
+    return ComposedPolicy.create(carrying, ConstantWeights(3, start=0.5), "parameter", KEY)
+
+
+def tabular(rewards):
+    """One state for each reward, told apart by its own coordinate."""
+    n = len(rewards)
+    return psec.TransitionDataset(
+        np.eye(n), np.zeros((n, 2)), np.asarray(rewards), np.zeros(n), np.zeros(n)
+    )
+
+
+def test_where_all_is_well_the_agent_acts_as_it_did_and_where_not_the_base_does(
+    agent, observations
+):
+    acts = agent.act(KEY, observations)
+    well, ill = (
+        homing(agent, purpose_of(agent.base, level=level)).act(KEY, observations)
+        for level in (0.3, 0.1)
+    )
+    np.testing.assert_array_equal(well, acts)
+    bare = dataclasses.replace(agent.base, bank=None)
+    np.testing.assert_allclose(ill, bare.act(KEY, observations), atol=1e-6)
+    assert np.abs(acts - bare.act(KEY, observations)).max() > 1e-3
+
+
+def test_between_the_levels_weights_rise_with_the_reward_in_units_of_the_usual(agent):
+    observations = np.zeros((50, agent.observation_size), np.float32)
+    observations[:, 0] = np.linspace(-9, 9, 50)
+    model = purpose_of(agent.base, slope=1.0, usual=2.0)
+    reward = np.asarray(model.reward(observations))
+    weights = homing(agent, model, low=0.25, high=0.75).weights(observations)
+    expected = 0.5 * np.clip(reward - 0.5, 0, 1)
+    np.testing.assert_allclose(weights, np.tile(expected[:, None], 3), atol=1e-5)
+    assert 0 < (weights == 0).mean() < 0.9 and (weights == 0.5).any()
+
+
+def test_weights_by_layer_go_home_alike(gaussian, make_bank, observations):
+    carrying = gaussian.with_bank(make_bank(gaussian))
+    layers = dict.fromkeys(carrying.bank.layers, 1)
+    by_layer = ByLayer.of(ConstantWeights(3, start=0.5), layers)
+    shared = ConstantWeights(3, start=0.5)
+    model = purpose_of(gaussian, slope=0.1, level=0.2)
+    acts = [
+        homing(ComposedPolicy.create(carrying, source, "parameter", KEY), model).act(
+            KEY, observations
+        )
+        for source in (by_layer, shared)
+    ]
+    np.testing.assert_allclose(*acts, atol=1e-5)
+
+
+def test_it_is_saved_and_loaded_with_the_agent(agent, observations, tmp_path):
+    gone = homing(agent, purpose_of(agent.base, slope=0.1, level=0.2))
+    gone.save(tmp_path / "agent")
+    loaded = psec.load(tmp_path / "agent")
+    np.testing.assert_array_equal(loaded.act(KEY, observations), gone.act(KEY, observations))
+
+
+def test_samples_weigh_one_on_average_and_each_level_of_reward_alike():
+    rewards = np.float32([0.0] + 60 * [1.0] + 39 * [0.55])
+    data = tabular(rewards)
+    learner = PurposeLearner.of(data, Statistics.identity(100), psec.Optimizer())
+    weights = np.asarray(learner.weights)[np.digitize(rewards, learner.edges)]
+    assert weights.mean() == pytest.approx(1, rel=1e-6)
+    totals = [weights[rewards == level].sum() for level in np.unique(rewards)]
+    np.testing.assert_allclose(totals, np.full(3, 100 / 3), rtol=1e-5)
+
+
+def test_the_model_is_the_reward_of_each_state_and_its_usual_level_the_median():
+    rewards = np.float32([-1.0, 0.0, 0.5, 0.5, 2.0])
+    data = tabular(rewards)
+    policy = psec.Policy.create(psec.GaussianBackbone(2), Statistics.identity(5), KEY)
+    optimizer = psec.Optimizer(0.02, weight_decay=0.0, ema_rate=0.1)
+    training = psec.Training(400, 64, optimizer)
+    model = learn_purpose(policy, data, key=KEY, training=training)
+    np.testing.assert_allclose(model.reward(data.observations), rewards, atol=0.05)
+    assert float(model.usual) == 0.5
+
+
+def test_several_seeds_are_learned_at_once(dataset, gaussian):
+    keys = jax.random.split(KEY, 2)
+    training = psec.Training(3, 8)
+    several = learn_purpose(gaussian, dataset, key=keys, training=training)
+    for key, one in zip(keys, several, strict=True):
+        alone = learn_purpose(gaussian, dataset, key=key, training=training)
+        np.testing.assert_allclose(
+            alone.reward(dataset.observations), one.reward(dataset.observations), atol=1e-4
+        )
+
+
+def test_data_that_say_nothing_of_a_purpose_are_refused(dataset, gaussian):
+    training = psec.Training(1, 8)
+    for rewards, match in ((np.full(60, 3.0), "the reward is 3 in all"), (None, "no rewards")):
+        data = dataclasses.replace(dataset, rewards=rewards)
+        with pytest.raises(ValueError, match=match):
+            learn_purpose(gaussian, data, key=KEY, training=training)
+
+
+@pytest.mark.parametrize(
+    ("changes", "levels", "match"),
+    [({}, (0.3, 0.3), "low must be below high, not 0.3 and 0.3"),
+     ({"usual": jnp.float32(-1)}, (0.1, 0.3), "the usual reward of the base policy's data is -1"),
+     ({"statistics": Statistics.identity(5)}, (0.1, 0.3), "normalizes observations otherwise")],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(agent, changes, levels, match):
+    model = purpose_of(agent.base).replace(**changes)
+    with pytest.raises(ValueError, match=match):
+        homing(agent, model, *levels)
