@@ -114,7 +114,7 @@ class Run(stages.Run):
     def purposes(self) -> list[psec.learners.Purpose]:
         """A model of the reward that each π₀ is for."""
         how = self.fitting(self.config.home.training, "purpose")
-        return psec.learn_purpose(self.bases, self.data.source, **how)
+        return by_seed(psec.learn_purpose(self.bases, self.data.source, **how))
 
     def expanded(self, kind: str, adapter: psec.Adapter) -> list[psec.SkillLibrary]:
         bases = self.bases

@@ -1,6 +1,6 @@
 """What a policy is for: a model of its own task's reward, learned from its own data."""
 
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend
 from psec_jax.networks import Critic
+from psec_jax.parameters import Params
 from psec_jax.policies import Statistics
 
 BINS = 10
@@ -24,14 +25,14 @@ class Purpose:
     well.
     """
 
-    params: Any
+    params: Params
     usual: Float[Array, ""]
     statistics: Statistics
     network: Critic = struct.field(pytree_node=False)
 
     def reward(self, observations: Float[Array, "batch observation"]) -> Float[Array, "batch"]:
         normalized = self.statistics.normalize(observations)
-        return self.network.apply({"params": self.params}, normalized)
+        return cast(Array, self.network.apply({"params": self.params}, normalized))
 
 
 @struct.dataclass
