@@ -11,6 +11,7 @@ from psec_jax import reprs
 from psec_jax.composition import ComposedPolicy
 from psec_jax.evaluation import Evaluation, Trace
 from psec_jax.learners import Critics, FeasibleFirst, TrainState
+from psec_jax.learners.purpose import Purpose
 from psec_jax.networks import ConstantWeights, Critic
 from psec_jax.networks.actor import GaussianActor
 
@@ -55,6 +56,12 @@ def critics(seed):
     return Critics(value, both, statistics(seed), network, True)
 
 
+def purpose(seed):
+    network = Critic((4,))
+    params = network.init(jax.random.key(seed), jnp.zeros((1, 3)))["params"]
+    return Purpose(params, jnp.asarray(1.0), statistics(seed), network)
+
+
 def dataset(seed):
     random = np.random.default_rng(seed)
     return psec.TransitionDataset(
@@ -74,6 +81,7 @@ HOLDERS = [
     composed,
     lambda seed: psec.BestOf(composed(0), critics(seed), 4),
     critics,
+    purpose,
     lambda seed: FeasibleFirst(critics(seed), critics(0)),
     skill,
     bank,

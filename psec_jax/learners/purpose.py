@@ -8,6 +8,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from psec_jax import reprs
+from psec_jax.backbones import Batch
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend
 from psec_jax.networks import Critic
@@ -29,6 +31,13 @@ class Purpose:
     usual: Float[Array, ""]
     statistics: Statistics
     network: Critic = struct.field(pytree_node=False)
+
+    @reprs.brief
+    def __repr__(self):
+        yield from reprs.stacked(self.statistics.mean, 1)
+        yield f"observation {self.statistics.mean.shape[-1]}"
+        yield reprs.parameters(self.params)
+        yield reprs.values(self)
 
     def reward(self, observations: Float[Array, "batch observation"]) -> Float[Array, "batch"]:
         normalized = self.statistics.normalize(observations)
@@ -77,12 +86,12 @@ class PurposeLearner:
             optimizer,
         )
 
-    def init(self, key: jax.Array, example: dict[str, Array]) -> TrainState:
+    def init(self, key: jax.Array, example: Batch) -> TrainState:
         params = self.network.init(key, example["observations"])["params"]
         return TrainState.start(params, self.optimizer)
 
     def update(
-        self, state: TrainState, batch: dict[str, Array], key: jax.Array
+        self, state: TrainState, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, dict[str, Array]]:
         del key
         weights = self.weights[jnp.digitize(batch["rewards"], self.edges)]
