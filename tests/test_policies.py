@@ -340,6 +340,7 @@ def test_best_of_needs_a_candidate(gaussian, observations, candidates):
         BestOf(gaussian, nearness(jnp.zeros(2)), candidates).act(KEY, observations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["diffusion", "gaussian"])
 def test_bfloat16_is_an_option_of_computing_alone(kind):
     networks = {

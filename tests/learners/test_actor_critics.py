@@ -24,6 +24,8 @@ from psec_jax.learners.objectives import DiscountedCost, Return
 from psec_jax.networks import ConstantWeights, Critic
 from psec_jax.training import Training, fit
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(6)
 ALGORITHMS = {"td3bc": TD3BC, "cql": CQL, "rebrac": ReBRAC}
 SMALL = Critic((8,))

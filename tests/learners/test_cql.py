@@ -12,6 +12,8 @@ from psec_jax.learners.cql import sampled
 from psec_jax.learners.objectives import Return
 from psec_jax.networks import Critic, GaussianActor
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(8)
 
 

@@ -436,6 +436,7 @@ def learn_both_ways(backbone, bandit, steps, rate):
     return base, *(base.with_bank(Bank.of({n: s})) for n, s in learned.items())
 
 
+@pytest.mark.slow
 def test_a_weighted_skill_of_a_diffusion_policy_moves_to_the_better_of_two_modes(bandit):
     denoiser = Denoiser(features=16, blocks=1, time_features=8, time_hidden=8, dropout=0.0)
     policies = learn_both_ways(DiffusionBackbone(1, denoiser), bandit, 2000, 5e-3)

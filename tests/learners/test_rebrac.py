@@ -12,6 +12,8 @@ from psec_jax.learners import TD3BC, AllParameters, ReBRAC, Transformation
 from psec_jax.learners.objectives import Return
 from psec_jax.networks import Critic
 
+pytestmark = pytest.mark.slow
+
 UPDATES = 1200
 MOVING = psec.Optimizer(0.03, weight_decay=0.0, ema_rate=0.1, steps=UPDATES)
 

@@ -13,6 +13,8 @@ from flax import linen as nn
 from psec_jax import Adapter, Bank, Skill
 from psec_jax.skills import dense_layers, inject, merge
 
+pytestmark = pytest.mark.slow
+
 OUT, FEATURES = 2, 6
 X = np.random.default_rng(0).normal(size=(4, FEATURES)).astype(np.float32)
 

@@ -13,6 +13,8 @@ import pytest
 from psec_jax import SkillLibrary
 from psec_jax.errors import NotSaved
 
+pytestmark = pytest.mark.slow
+
 
 def test_threads_may_add_at_the_same_time(library, make_skill, same):
     skills = {f"skill-{i}": make_skill(library.base, i) for i in range(8)}

@@ -28,6 +28,8 @@ from psec_jax import SkillLibrary, Statistics
 from psec_jax.skills.__main__ import main
 from psec_jax.skills.published import SKILLS, import_published
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def files(tmp_path):

@@ -40,6 +40,8 @@ from psec_jax.skills.published import (
     read_skills,
 )
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(5)
 STATES = {
     "base": base_state,

@@ -75,6 +75,7 @@ def shapes_of(bank, blocks):
 close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @given(BLOCKS, banks())
 def test_equal_numbers_in_every_layer_block_and_sample_are_shared_weights(blocks, made):
     bank, random = made

@@ -209,6 +209,7 @@ class Large:
         return state + jax.random.normal(key, state.shape), {"loss": jnp.float32(0)}
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_loses_nothing_that_was_saved(dataset, small_disk, same):
     disk, leave = small_disk(40)
     train(Large(), dataset, Checkpoints(disk, keep=1), steps=2, label="x")

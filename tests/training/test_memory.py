@@ -11,6 +11,8 @@ from psec_jax import Adapter, Optimizer
 from psec_jax.learners import PolicyLearner, SkillLearner
 from psec_jax.training.memory import predicted_memory
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import re
 import jax, numpy as np

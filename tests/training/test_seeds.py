@@ -97,6 +97,7 @@ def alone(tmp_path_factory):
     ]
 
 
+@pytest.mark.slow
 def test_three_seeds_are_one_program_a_stage_and_learn_what_each_learns_alone(
     alone, programs, tmp_path, close
 ):
