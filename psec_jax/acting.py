@@ -1,5 +1,6 @@
 """Acting: what an agent is to whoever evaluates it, and the one compiled call in which it acts."""
 
+import functools
 from typing import Protocol
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from psec_jax.parameters import classes
 from psec_jax.skills.weights import Weights, samples
 
 # As an environment gives them.
@@ -69,9 +71,10 @@ def act(
         )
     if callable(weights) and jax.tree_util.all_leaves([weights]):
         weights = jax.tree_util.Partial(weights)
-    return _act(policy, key, observations, weights)
+    return _act(policy, key, observations, weights, kind=classes((policy, weights)))
 
 
-@jax.jit
-def _act(policy, key, observations, weights):
+@functools.partial(jax.jit, static_argnames="kind")
+def _act(policy, key, observations, weights, kind):
+    del kind
     return policy.sample(key, jnp.asarray(observations, jnp.float32), weights)

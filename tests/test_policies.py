@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import struct
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -26,6 +27,7 @@ from psec_jax import (
     Training,
     compose,
 )
+from psec_jax.acting import act
 from psec_jax.errors import BaseMismatch
 from psec_jax.networks import ContextNetwork, Denoiser, GaussianActor
 from psec_jax.policies import backbone_to_dict, fingerprint
@@ -443,3 +445,19 @@ def test_the_shapes_of_a_policy_cost_nothing(statistics):
     backbone = GaussianBackbone(2, GaussianActor(2, hidden=(2**20, 2**20)))
     shapes = jax.eval_shape(lambda: Policy.create(backbone, statistics, jax.random.key(0)))
     assert shapes.params["hidden_1"]["kernel"].shape == (2**20, 2**20)
+
+
+def test_agents_of_other_classes_never_share_a_program():
+    def standing_at(level):
+        @struct.dataclass
+        class Stands:
+            observation_size = 3
+            action_size = 1
+
+            def sample(self, key, observations, weights=None):
+                return jnp.full((len(observations), 1), level)
+
+        return Stands()
+
+    acts = [float(act(standing_at(n), KEY, np.zeros((1, 3)))[0, 0]) for n in range(60)]
+    assert acts == list(range(60))

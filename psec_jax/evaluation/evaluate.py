@@ -1,5 +1,6 @@
 """Evaluating a policy in an environment: many episodes at once, one policy call for all."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from psec_jax import envs, reprs
 from psec_jax.acting import Actor, ComposedActor
 from psec_jax.envs import Environment
 from psec_jax.evaluation.rollout import Step, rollout
+from psec_jax.parameters import classes
 from psec_jax.settings import integer_of
 from psec_jax.skills.weights import per_skill
 from psec_jax.training.seeds import PerSeed, for_each_seed, groups, seed_count, shapes, stacked
@@ -179,10 +181,10 @@ def trace_weights(
     """
     with _opened(environment, 1) as vector:
         check_fit(policy, vector, environment)
-        steps, pictures = [], []
+        steps, pictures, kind = [], [], classes(policy)
         episode = _limited(_episodes([policy], vector, 1, 1, [key]), max_steps, environment)
         for index, step in enumerate(episode):
-            weights = np.atleast_2d(_weights(policy, step.observations))[0]
+            weights = np.atleast_2d(_weights(policy, step.observations, kind=kind))[0]
             steps.append((weights, step.rewards[0], step.costs[0]))
             if picture_every and index % picture_every == 0:
                 pictures.append((index, _picture(vector, environment)))
@@ -268,7 +270,12 @@ def _episodes(policies, vector, copies, count, keys):
         seeds += np.asarray(jax.random.randint(key, (count,), 0, 2**31 - 1)).tolist()
         seeds += [None] * (copies - count)
     alike = [
-        (group, stacked([policies[i] for i in group]), stacked([act_keys[i] for i in group]))
+        (
+            group,
+            stacked([policies[i] for i in group]),
+            stacked([act_keys[i] for i in group]),
+            classes(policies[group[0]]),
+        )
         for group in groups([shapes(policy) for policy in policies])
     ]
     numbers = itertools.count()
@@ -278,22 +285,25 @@ def _episodes(policies, vector, copies, count, keys):
         actions = np.zeros((len(observations), *vector.single_action_space.shape), np.float32)
         acted = actions[: len(policies) * copies].reshape(*each.shape[:2], -1)
         number = next(numbers)
-        for group, policy, key in alike:
-            act = _act if len(group) == 1 else _act_all
-            acted[group] = act(policy, key, number, stacked([each[i] for i in group]))
+        for group, policy, key, kind in alike:
+            rows = stacked([each[i] for i in group])
+            acted[group] = _act(policy, key, number, rows, kind=kind, several=len(group) > 1)
         return actions
 
     return rollout(vector, act, seeds)
 
 
-@jax.jit
-def _weights(policy, observations):
+@functools.partial(jax.jit, static_argnames="kind")
+def _weights(policy, observations, kind):
+    del kind
     return per_skill(policy.weights(observations))
 
 
-@jax.jit
-def _act(policy, key, step, observations):
-    return policy.sample(jax.random.fold_in(key, step), observations)
+@functools.partial(jax.jit, static_argnames=("kind", "several"))
+def _act(policy, key, step, observations, kind, several):
+    del kind
 
+    def act(policy, key, observations):
+        return policy.sample(jax.random.fold_in(key, step), observations)
 
-_act_all = jax.jit(jax.vmap(_act, in_axes=(0, 0, None, 0)))
+    return (jax.vmap(act) if several else act)(policy, key, observations)

@@ -13,6 +13,7 @@ import numpy as np
 
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.errors import Diverged
+from psec_jax.parameters import classes
 from psec_jax.settings import python_number
 from psec_jax.training.background import BackgroundWorker
 from psec_jax.training.devices import Layout
@@ -169,7 +170,7 @@ def _run(seeds: Sequence[_Seed], training: Training, start: int) -> list[Any]:
                     writer.rewind(name, step)
         arrays, ranges = _pooled([seed.columns for seed in seeds])
         learner, key, ranges = layout.by_seed((learner, key, ranges))
-        arrays = layout.everywhere(arrays)
+        arrays, kind = layout.everywhere(arrays), classes((learner, state))
         with (
             Progress(_short(labels), steps, step, shown=training.progress and leads()) as bar,
             BackgroundWorker() as worker,
@@ -186,6 +187,7 @@ def _run(seeds: Sequence[_Seed], training: Training, start: int) -> list[Any]:
                     length=length,
                     batch_size=training.batch_size,
                     layout=layout,
+                    kind=kind,
                 )
                 each = unstacked(jax.device_get(metrics), len(seeds))
                 means = [
@@ -246,9 +248,11 @@ def _same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("length", "batch_size", "layout"), donate_argnames="state"
+    jax.jit, static_argnames=("length", "batch_size", "layout", "kind"), donate_argnames="state"
 )
-def _run_chunk(learner, state, arrays, ranges, key, start, *, length, batch_size, layout):
+def _run_chunk(learner, state, arrays, ranges, key, start, *, length, batch_size, layout, kind):
+    del kind
+
     def run(learner, state, key, rows):
         def step(state, index):
             batch_key, update_key = jax.random.split(jax.random.fold_in(key, index))

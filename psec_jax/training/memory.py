@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
+from psec_jax.parameters import classes
 from psec_jax.training.devices import Layout
 from psec_jax.training.fit import Learner, _run_chunk
 
@@ -107,6 +108,7 @@ def _program(learner, state, columns, key, seeds, batch_size, chunk) -> int:
         length=chunk,
         batch_size=batch_size,
         layout=Layout(seeds, None),
+        kind=classes((learner, state)),
     )
     count = program.compile().memory_analysis()
     assert count is not None, "CPUs, GPUs and TPUs all say"

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from psec_jax.parameters import classes
+
 T = TypeVar("T")
 # The same for all seeds, or a list with one entry for each.
 PerSeed = T | list[T]
@@ -57,10 +59,9 @@ def for_each_seed(value: PerSeed[T], count: int, name: str) -> list[T]:
 def shapes(tree: Any) -> Any:
     """What ``stack`` needs to be equal: the structure, and each leaf's shape and type."""
     leaves, structure = jax.tree.flatten(tree)
-    # JAX calls two dataclasses' structures equal where their fields are; their hashes differ.
     return (
         structure,
-        hash(structure),
+        classes(tree),
         [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves],
     )
 

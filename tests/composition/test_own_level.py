@@ -15,6 +15,8 @@ from psec_jax.errors import NotImported
 from psec_jax.learners import ContextLearner
 from psec_jax.networks import ByLayer, ConstantWeights
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(6)
 
 

@@ -20,6 +20,8 @@ from psec_jax.learners.weights import AdvantageWeights
 from psec_jax.networks import ConstantWeights, Critic, GaussianActor
 from psec_jax.training import Training, fit
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(4)
 SETTINGS = psec.Optimizer(0.03, weight_decay=0.0, ema_rate=0.1, steps=400)
 STRENGTH = 0.1

@@ -12,6 +12,8 @@ from psec_jax.composition import ComposedPolicy
 from psec_jax.errors import BaseMismatch
 from psec_jax.networks import ConstantWeights, ContextNetwork
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(4)
 LOW = ({"rank": 1, "scale": 2.0}, {"rank": 3, "scale": 5.0, "targets": "(in|out|hidden_0|mean)"})
 WEIGHTS = np.float32([0.7, -0.4])

@@ -18,6 +18,8 @@ from psec_jax.learners import SkillLearner
 from psec_jax.policies import fingerprint
 from psec_jax.training import Checkpoints, Interrupted, JsonLines, Training, fit
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(3)
 
 
@@ -209,7 +211,6 @@ class Large:
         return state + jax.random.normal(key, state.shape), {"loss": jnp.float32(0)}
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_said_and_loses_nothing_that_was_saved(dataset, small_disk, same):
     disk, leave = small_disk(40)
     train(Large(), dataset, Checkpoints(disk, keep=1), steps=2, label="x")
@@ -221,7 +222,6 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_saved(dataset, small_dis
     assert same(resumed, train(Large(), dataset, steps=4))
 
 
-@pytest.mark.slow
 def test_importing_the_package_does_not_import_orbax():
     code = "import sys, psec_jax; print('orbax' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

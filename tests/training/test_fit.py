@@ -191,6 +191,27 @@ def test_the_metric_that_broke_first_is_named_the_loss_before_others(dataset, br
         run(Breaks(), dataset)
 
 
+def test_learners_of_other_classes_never_share_a_program(dataset):
+    """As many as make two hashes meet in a table of programs, if their equality were asked."""
+
+    def counting_by(stride):
+        @struct.dataclass
+        class Counts:
+            name = "counts"
+            columns = ("observations",)
+
+            def init(self, key, example):
+                return jnp.array(0)
+
+            def update(self, state, batch, key):
+                return state + stride, {"loss": 1.0}
+
+        return Counts()
+
+    ends = [int(run(counting_by(stride), dataset, 1)) for stride in range(60)]
+    assert ends == list(range(60))
+
+
 def test_writers_get_the_mean_of_each_metric_over_a_chunk(recorder, dataset):
     rows = Rows()
     run(recorder, dataset, 7, chunk=3, label="walk", writer=rows)

@@ -19,6 +19,8 @@ from psec_jax.networks import Denoiser
 from psec_jax.training import Checkpoints, Interrupted, JsonLines, fit
 from psec_jax.training.seeds import groups, named_key, shapes, stacked, unstacked
 
+pytestmark = pytest.mark.slow
+
 BACKBONE = psec.DiffusionBackbone(2, Denoiser(16, 1, time_features=8, time_hidden=8, dropout=0.0))
 DESCENT = Transformation(optax.sgd(3e-3), ema_rate=0.5)
 SEEDS = (0, 1, 2)
@@ -97,7 +99,6 @@ def alone(tmp_path_factory):
     ]
 
 
-@pytest.mark.slow
 def test_three_seeds_are_one_program_a_stage_and_learn_what_each_learns_alone(
     alone, programs, tmp_path, close
 ):
