@@ -24,7 +24,5 @@ EOF
 fi
 
 . scripts/install.sh
-# One more worker than cores: many tests wait for a program that they have started.
-workers=$(($(getconf _NPROCESSORS_ONLN) + 1))
 exec .venv/bin/python -m pytest \
-  -n "$workers" --maxprocesses 8 --dist loadfile --no-loadscope-reorder "$@"
+  -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder "$@"

@@ -95,10 +95,8 @@ def test_a_run_started_again_goes_on_to_the_same_numbers(finished, tmp_path):
         out / "seed_3" / "library", psec.SkillLibrary.open(whole / "seed_3" / "library").base
     )
     (out / "results.jsonl").write_text("".join(lines[:12]) + lines[12][:30])
-    config = configure(*WORDS)
-    recorder = Recorder(out)
-    run(config, out, recorder)
-    recorder.close()
+    process = launch(out, *WORDS)
+    assert process.returncode == 0, process.stderr
     assert (out / "results.jsonl").read_text().splitlines(keepends=True) == lines
 
 
