@@ -74,7 +74,7 @@ class ContinualEvaluation(EvaluationPlan):
 
 @dataclass
 class Home:
-    """How ``psec_home`` goes home (``psec_jax.homing``)."""
+    """How ``psec_home`` goes home (``psec_jax.going_home``)."""
 
     training: psec.Training
     low: float

@@ -6,7 +6,7 @@ from psec_jax.backbones import DiffusionBackbone, GaussianBackbone
 from psec_jax.composition import Composer
 from psec_jax.data import TransitionDataset, concatenate, load_dataset
 from psec_jax.evaluation import evaluate
-from psec_jax.homing import homing
+from psec_jax.going_home import homing
 from psec_jax.learners import Guidance, Optimizer, objectives, weights
 from psec_jax.policies import BestOf, Policy, Statistics
 from psec_jax.skills import Adapter, Bank, Skill

@@ -84,7 +84,7 @@ def learn_purpose(
     training: Training,
 ) -> Purpose:
     """The reward that ``policy`` is for, as a function of the state, from the data that it was
-    learned from (``psec_jax.homing``).
+    learned from (``psec_jax.going_home``).
 
     Raises ``ValueError`` where the data have no rewards, or the same everywhere.
     """

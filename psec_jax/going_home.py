@@ -8,6 +8,7 @@ as it was composed. All of this is learned from offline data.
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 
 from psec_jax.composition import ComposedPolicy
@@ -22,8 +23,19 @@ def homing(
     where it is at least ``high`` (``networks.Homing``); both in units of π₀'s ``usual`` reward.
 
     ``purpose`` is that of the agent's base policy, learned with its statistics. Raises
-    ``ValueError`` for that of another, and for levels out of order.
+    ``ValueError`` for one that normalizes otherwise, for levels out of order, and for a mixture
+    that is not π₀ at weights of 0 or whose weights are functions of each layer's input.
     """
+    if not getattr(agent.level, "base_enters", True):
+        raise ValueError(
+            f"weights of 0 are π₀ only where it enters the mixture, and it does not in "
+            f"{agent.level!r}; compose with base_enters=True, or at level 'parameter'"
+        )
+    if callable(agent.weights(jnp.zeros((1, agent.observation_size)))):
+        raise ValueError(
+            "the weights are a function of each layer's input, which no function of the state "
+            "can be multiplied with; use weights by skill, or by layer (networks.ByLayer)"
+        )
     if not low < high:
         raise ValueError(f"low must be below high, not {low!r} and {high!r}")
     usual = float(purpose.usual)
