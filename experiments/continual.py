@@ -33,6 +33,7 @@ from experiments.stages import (
     naming,
     unfinished,
 )
+from psec_jax.learners import PurposeLearner
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
 from psec_jax.storage import check_name, expanded
@@ -60,6 +61,9 @@ class Data:
         parts = {"the source": source, **few}
         for vector in vectors:
             check_alike({**parts, **{f"base {s}": base for s, base in bases.items()}}, vector)
+        if "psec_home" in config.methods:
+            with naming("psec_home, the source's data"):
+                PurposeLearner.of(source, config.statistics(source), psec.Optimizer())
         if sizes.replayed_trajectories:
             check_joined(parts.values())
         return cls(source, few, bases)

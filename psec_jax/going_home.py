@@ -38,18 +38,13 @@ def homing(
         )
     if not low < high:
         raise ValueError(f"low must be below high, not {low!r} and {high!r}")
-    usual = float(purpose.usual)
-    if not usual > 0:
-        raise ValueError(
-            f"the usual reward of the base policy's data is {usual:g}, of which no share can be "
-            "taken; shift the rewards so that a state in which all is well has a positive one"
-        )
     mine, its = agent.base.statistics, purpose.statistics
     if not all(np.array_equal(*pair) for pair in ((mine.mean, its.mean), (mine.std, its.std))):
         raise ValueError(
             "the purpose normalizes observations otherwise than the agent's base policy; learn it "
             "with the base policy's statistics"
         )
+    usual = float(purpose.usual)
     context = Homing(agent.context, purpose.network, usual * low, usual * high)
     params = {"source": agent.context_params, "reward": purpose.params}
     return dataclasses.replace(agent, context=context, context_params=params)

@@ -86,7 +86,8 @@ def learn_purpose(
     """The reward that ``policy`` is for, as a function of the state, from the data that it was
     learned from (``psec_jax.going_home``).
 
-    Raises ``ValueError`` where the data have no rewards, or the same everywhere.
+    Raises ``ValueError`` where the data have no rewards, the same everywhere, or a usual one that
+    is not positive.
     """
 
     def learner(key, policy, data):

@@ -67,12 +67,19 @@ class PurposeLearner:
     def of(
         cls, data: TransitionDataset, statistics: Statistics, optimizer: AnyOptimizer
     ) -> "PurposeLearner":
-        """Raises ``ValueError`` where the data have no rewards, or the same everywhere."""
+        """Raises ``ValueError`` where the data have no rewards, the same everywhere, or a usual
+        one that is not positive."""
         rewards = data.columns(["rewards"])["rewards"]
         if np.ptp(rewards) == 0:
             raise ValueError(
                 f"the reward is {rewards[0]:g} in all of these data, which say nothing of what "
                 "their policy is for; use data in which it varies"
+            )
+        usual = np.median(rewards)
+        if not usual > 0:
+            raise ValueError(
+                f"the usual reward of these data is {usual:g}, of which no share can be taken; "
+                "shift the rewards so that a state in which all is well has a positive one"
             )
         edges = np.linspace(rewards.min(), rewards.max(), BINS + 1)[1:-1]
         counts = np.bincount(np.digitize(rewards, edges), minlength=BINS)
@@ -82,7 +89,7 @@ class PurposeLearner:
             statistics,
             jnp.asarray(edges, jnp.float32),
             jnp.asarray(weights, jnp.float32),
-            jnp.asarray(np.median(rewards), jnp.float32),
+            jnp.asarray(usual, jnp.float32),
             optimizer,
         )
 

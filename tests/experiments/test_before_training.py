@@ -30,22 +30,23 @@ SMALL = ["scale=smoke", "seeds=[0,1]", "progress=false", "evaluation.episodes=1"
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
     """A folder with ``<setting>.hdf5``, ``<setting>_free.hdf5`` without costs, ``other.hdf5`` of
-    another robot, and no ``missing.hdf5``."""
+    another robot, ``unpaid.hdf5`` without any reward, and no ``missing.hdf5``."""
     folder = tmp_path_factory.mktemp("data")
     for setting, sizes in SIZES.items():
         write(folder / f"{setting}.hdf5", *sizes, costs=True)
         write(folder / f"{setting}_free.hdf5", *sizes, costs=False)
     write(folder / "other.hdf5", 5, 3, costs=True)
+    write(folder / "unpaid.hdf5", *SIZES["continual"], costs=True, reward=0.0)
     return folder
 
 
-def write(path: Path, observation: int, action: int, costs: bool) -> None:
-    """Twelve random trajectories of four steps."""
+def write(path: Path, observation: int, action: int, costs: bool, reward: float = 1.0) -> None:
+    """Twelve random trajectories of four steps, with rewards of this size."""
     generator = np.random.default_rng(0)
     data = psec.TransitionDataset(
         observations=generator.normal(size=(48, observation)),
         actions=np.tanh(generator.normal(size=(48, action))),
-        rewards=generator.normal(size=48),
+        rewards=reward * generator.normal(size=48),
         terminations=np.zeros(48, bool),
         truncations=np.arange(48) % 4 == 3,
         costs=np.zeros(48) if costs else None,
@@ -77,6 +78,7 @@ FREE = "some of the datasets have costs and some have none"
         ("continual", "other", "other", [], "use data of the same robot"),
         ("continual", "continual", "continual_free", ["data.replayed_trajectories=1"], FREE),
         ("continual", "continual", "continual", ["data.target_trajectories=13"], "12"),
+        ("continual", "unpaid", "continual", ["methods=[psec_home]"], "the reward is 0 in all"),
         (
             "continual",
             "continual",
