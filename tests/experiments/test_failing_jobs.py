@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
@@ -18,7 +19,7 @@ from hydra.types import HydraContext
 
 from experiments import collect, continual, dynamics_shift, multi_objective
 from experiments.config import ConfigError, parse
-from experiments.launching import with_home
+from experiments.launching import keep_compiled_programs, with_home
 from experiments.settings import Continual
 from experiments.status import Status, alone_in
 from experiments.sweeping import job_folder, states
@@ -300,3 +301,20 @@ def test_configured_paths_may_begin_with_the_home(tmp_path, library, monkeypatch
     process = start("adapter.rank=0", "hydra.run.dir=~/run", HOME=str(tmp_path))
     process.communicate()
     assert process.returncode == 1 and (tmp_path / "run").is_dir()
+
+
+def test_compiled_programs_are_kept_at_home_unless_jax_was_told_another_place(
+    tmp_path, monkeypatch
+):
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    monkeypatch.setenv("PSEC_JAX_HOME", str(tmp_path))
+    try:
+        keep_compiled_programs()
+        assert {name: getattr(jax.config, name) for name in names} == before
+        jax.config.update(names[0], None)
+        keep_compiled_programs()
+        assert getattr(jax.config, names[0]) == str(tmp_path / "compiled")
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
