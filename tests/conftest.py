@@ -56,8 +56,8 @@ CORE = {
     "test_diffusion.py",
     "test_policies.py",
 }
-# Whole runs: begun first, as a long file that begins last keeps one core waiting.
-LONG = {"experiments", "scripts"}
+# Where the long files are: begun first, as one that begins last keeps the other cores waiting.
+LONG = {"experiments", "scripts", "skills", "training"}
 
 
 def pytest_addoption(parser):
