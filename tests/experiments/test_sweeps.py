@@ -29,20 +29,23 @@ LAUNCHERS = {
     "ray_cluster": ("hydra_plugins.hydra_ray_launcher", ("multi_objective",)),
 }
 SMALL = ["scale=smoke", "seeds=[0]", "evaluation.episodes=1", "progress=false"]
-# One process for all, as each would need seconds to begin. Every module is ``__main__`` once, as
-# with ``python -m``.
+# One process for all, as each would need seconds to begin. Every module is ``__main__``, as with
+# ``python -m``.
 DRIVER = """
-import json, runpy, sys
-codes = []
-_, said, folder = sys.argv
+import contextlib, io, json, runpy, sys
+codes, printed = [], []
+_, said, file = sys.argv
 for module, *words in json.loads(said):
     sys.argv = ["x", *words]
-    try:
-        runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
-        codes.append(0)
-    except SystemExit as error:
-        codes.append(error.code)
-open(folder + "/codes", "w").write(json.dumps(codes))
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
+            codes.append(0)
+        except SystemExit as error:
+            codes.append(error.code)
+    printed.append(out.getvalue())
+with open(file, "w") as written:
+    json.dump([codes, printed], written)
 """
 
 
@@ -120,18 +123,23 @@ def stand_ins(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
-def sweep(programs: dict[str, list[str]]) -> tuple[list[int], str]:
-    """Each program's exit code, and all that was written to stderr."""
-    said = json.dumps([[name, "-m", *words] for name, words in programs.items()])
-    with tempfile.TemporaryDirectory() as folder:
+def run(*commands: list[str]) -> tuple[list[int], list[str], str]:
+    """Each command's exit code and what it printed, and all that was written to stderr."""
+    with tempfile.NamedTemporaryFile() as file:
         process = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", DRIVER, said, folder],
+            [sys.executable, "-W", "ignore", "-c", DRIVER, json.dumps(commands), file.name],
             cwd=ROOT,
             capture_output=True,
             text=True,
         )
         assert process.returncode == 0, process.stderr[-3000:]
-        return json.loads((Path(folder) / "codes").read_text()), process.stderr
+        return *json.load(file), process.stderr
+
+
+def sweep(programs: dict[str, list[str]]) -> tuple[list[int], str]:
+    """Each program's exit code, and all that was written to stderr."""
+    codes, _, errors = run(*([name, "-m", *words] for name, words in programs.items()))
+    return codes, errors
 
 
 def trained(out: Path) -> bool:
@@ -210,16 +218,12 @@ def test_what_a_launcher_is_given_is_found_by_its_name(program):
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_hydras_own_options_and_names_stay(program):
-    command = [sys.executable, "-W", "ignore", "-m", f"experiments.{program}"]
-
-    def said(*words: str) -> str:
-        process = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True)
-        assert process.returncode == 0, process.stderr
-        return process.stdout
-
-    assert said("--help").startswith(f"{program} is powered by Hydra.")
-    assert "hydra" not in yaml.safe_load(said("--cfg", "job"))
-    job = yaml.safe_load(said("--cfg", "hydra"))["hydra"]["job"]
+    options = (["--help"], ["--cfg", "job"], ["--cfg", "hydra"])
+    codes, printed, errors = run(*([program, *words] for words in options))
+    assert codes == [0, 0, 0], errors
+    assert printed[0].startswith(f"{program} is powered by Hydra.")
+    assert "hydra" not in yaml.safe_load(printed[1])
+    job = yaml.safe_load(printed[2])["hydra"]["job"]
     assert (job["name"], job["config_name"]) == (program, program)
 
 
