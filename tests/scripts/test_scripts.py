@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SMALL = ["scale=smoke", "seeds=[0]", "progress=false", "evaluation.episodes=1"]
 STUDIES = {
-    "continual_table": [],
-    "sample_efficiency": ["data.target_trajectories=1,2"],
+    "continual_table": ["methods=[scratch,psec]"],
+    "sample_efficiency": ["data.target_trajectories=1,2", "methods=[scratch]"],
     "training_curves": ["evaluation.curve_every=10", "chain=walker_walk"],
     "rank_ablation": ["adapter.rank=2,4"],
-    "context_ablation": [],
+    "context_ablation": ["methods=[psec_fixed,psec]"],
     "dynamics_shift": ["shift=gravity", "methods=[zero_shot]", "+target=local-medium"],
     "multi_objective": ["task=bullet/ballrun", "methods=[bc]"],
     "target_data": ["target.fraction=0.05,0.1", "methods=[scratch]"],
