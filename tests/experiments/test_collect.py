@@ -19,13 +19,22 @@ from psec_jax.data.registry import local_datasets, local_folder
 pytest.importorskip("sbx", reason="training behavior policies needs the extra 'collect'")
 
 CONF = Path(__file__).parents[2] / "conf"
+FEW = ["~policies.good", "~datasets.good", "~datasets.medium-good"]
+MIXED = "[{policy:reckless,trajectories:200,noise:0.1},{policy:poor,trajectories:200,noise:0.3}]"
 ENVIRONMENTS = {
-    "mujoco": ["behavior=halfcheetah", "shift.gravity=2"],
-    "bullet": ["behavior=carrun"],
+    "mujoco": ["behavior=halfcheetah", "shift.gravity=2", *FEW],
+    "bullet": [
+        "behavior=carrun",
+        "~policies.balanced",
+        "~policies.careful",
+        f"datasets.mixed.parts={MIXED}",
+    ],
     "dm_control": [
         "behavior=halfcheetah",
         "name=pointmass",
         "environment=dm_control/point_mass-easy-v0",
+        *FEW,
+        "~datasets.medium",
     ],
 }
 
