@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import gymnasium
 import numpy as np
 from flax import linen as nn
-from omegaconf import MISSING
 
+from experiments.config import check_seed
 from psec_jax import envs, storage
 from psec_jax.data.behavior import BehaviorPolicy
 from psec_jax.envs.in_process import InProcessVectorEnv
+from psec_jax.settings import integer_of
 
 ALGORITHMS = {"ppo": "PPO", "sac": "SAC"}
 _ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh}
@@ -30,14 +31,18 @@ class Training:
     """How policies are trained; ``options`` and ``policy_options`` go to sbx-rl's algorithm, and a
     checkpoint comes after each ``every`` environment steps."""
 
-    algorithm: str = MISSING
-    hidden: list[int] = MISSING
-    activation: str = MISSING
+    algorithm: Literal["ppo", "sac"]
+    hidden: list[int]
+    activation: Literal["relu", "tanh"]
+    every: int
     num_envs: int = 1
     options: dict[str, Any] = field(default_factory=dict)
     policy_options: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
-    every: int = MISSING
+
+    def __post_init__(self):
+        integer_of("every", self.every)
+        check_seed("training.seed", self.seed)
 
 
 class PenalizedReward(gymnasium.Wrapper):

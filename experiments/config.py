@@ -3,7 +3,7 @@
 Hydra composes the YAML files; ``parse`` makes of them what is run, before anything is computed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -150,8 +150,3 @@ def check_seed(key: str, seed: int) -> None:
     """Beyond 32 bits JAX takes two seeds for one, and NumPy knows no negative ones."""
     if not 0 <= seed < 2**32:
         raise ConfigError(f"{key} must be from 0 to 2**32 - 1 = 4294967295, not {seed}")
-
-
-def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{key} {value!r} is unknown; use {' or '.join(choices)}")

@@ -295,9 +295,10 @@ def test_configured_paths_may_begin_with_the_home(tmp_path, library, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path))
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("continual", ["base='~/library'", "scale=smoke"])
+        collecting = compose("collect", ["folder='~/recipes'"])
     (base,) = continual.given_bases(parse(config, Continual)).values()
     assert base.observation_size == library.base.observation_size
-    assert collect.folder_of(collect.Collect(folder="~/shelf")) == tmp_path / "shelf"
+    assert parse(collecting, collect.Collect).recipes == tmp_path / "recipes"
     process = start("adapter.rank=0", "hydra.run.dir=~/run", HOME=str(tmp_path))
     process.communicate()
     assert process.returncode == 1 and (tmp_path / "run").is_dir()
