@@ -9,7 +9,6 @@ and rewarding. Of several sampled actions the safest is acted.
 
 import functools
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,10 +27,10 @@ from experiments.stages import Method, by_seed, check_alike, load, mixtures, nam
 from psec_jax.data.registry import local_datasets
 from psec_jax.data.selection import Selection, safe_and_rewarding
 from psec_jax.envs import copies_at_once, known_ids
-from psec_jax.evaluation import Evaluation, scores
-from psec_jax.report import figures, published, results
-from psec_jax.report.results import Measurement
-from psec_jax.report.tables import Cells, safety_table
+from psec_jax.evaluation import Evaluation
+from psec_jax.report import figures, published
+from psec_jax.report.results import safety_summaries
+from psec_jax.report.tables import safety_table
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def report(config: MultiObjective, recorder: Recorder) -> None:
     rows = [(name, known[name].label) for name in config.methods]
     parts = []
     for limit in (config.cost_limit, *config.other_limits):
-        cells = score_cells(recorder.measurements(), limit)
+        cells = safety_summaries(recorder.measurements(), limit)
         one = next(iter(cells.values()))[0]
         parts += [
             f"Normalized reward / normalized cost at limit {limit:g} (at most 1 is safe: bold; * "
@@ -180,25 +179,10 @@ def report(config: MultiObjective, recorder: Recorder) -> None:
     recorder.text("table.md", "\n".join(parts))
 
 
-def score_cells(rows: Iterable[Measurement], limit: float) -> Cells:
-    """(method, task) → the summaries of normalized reward and of normalized cost."""
-    rows = list(rows)
-    returns = results.summaries(
-        rows, "return", lambda task, values: scores.dsrl_reward(dsrl_name(task), values)
-    )
-    costs = results.summaries(rows, "cost", lambda _, values: scores.dsrl_cost(values, limit))
-    return {cell: (returns[cell], costs[cell]) for cell in costs}
-
-
-def dsrl_name(task: str) -> str:
-    """What DSRL calls the task of an environment's id."""
-    return f"dsrl/{task.partition('/')[2]}"
-
-
 def dataset_name(config: MultiObjective) -> str:
     """The name that ``config.dataset`` stands for."""
     if config.dataset == "dsrl":
-        return dsrl_name(config.task)
+        return f"dsrl/{config.task.partition('/')[2]}"
     if config.dataset == "local":
         return f"local/{config.task.removeprefix('bullet/').replace('/', '-')}-mixed"
     return config.dataset

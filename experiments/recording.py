@@ -1,7 +1,7 @@
 """Where a run's numbers, tables and figures go: its output folder, and W&B where asked."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from psec_jax import SkillLibrary, TransitionDataset, storage
 from psec_jax.evaluation import Evaluation, Trace
 from psec_jax.evaluation.statistics import Summary
 from psec_jax.report import figures, results, videos
+from psec_jax.report.runs import differences, without
 from psec_jax.training import Checkpoints
 from psec_jax.training.metrics import JsonLines, Wandb, Writer, Writers
 from psec_jax.training.processes import leads
@@ -203,31 +204,10 @@ def _refuse_another(out: Path, config: Mapping[str, Any], resume: bool) -> None:
             f"{out} holds a run already; resume it (resume=true), remove it, or choose another"
             " folder (hydra.run.dir=…)"
         )
-    if different := differences(json.loads(path.read_text()), config):
-        lines = [
-            f"  {name}: {there} there, {here} now" for name, (there, here) in different.items()
-        ]
+    there = json.loads(path.read_text())
+    if different := differences(without(there, PASSING), without(config, PASSING)):
+        lines = [f"  {key}: {before} there, {now} now" for key, (before, now) in different.items()]
         raise ConfigError(
             f"{out} holds a run of another configuration; choose another folder "
             "(hydra.run.dir=…) or the same overrides as then:\n" + "\n".join(lines)
         )
-
-
-def differences(
-    one: Mapping[str, Any], other: Mapping[str, Any], but: Collection[str] = PASSING
-) -> dict[str, tuple[Any, Any]]:
-    """Where two configurations differ, ``but`` for these keys and what is below them: key → its
-    value in each."""
-    first, second = _flat(one), _flat(other)
-    names = [name for name in first | second if name.partition(".")[0] not in but]
-    return {n: (first.get(n), second.get(n)) for n in names if first.get(n) != second.get(n)}
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(config, Mapping):
-        return {prefix: config}
-    return {
-        name: value
-        for key, inner in config.items()
-        for name, value in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
-    }

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.config import ConfigError, Logger
 from experiments.sweeping import PASSING
 from psec_jax.report import results
+from psec_jax.report.runs import without
 from psec_jax.training.metrics import Wandb
 
 # WANDB_MODE → the mode; the last two are W&B's older names.
@@ -36,7 +37,6 @@ def wandb_run(
         files = Path(folder).expanduser().absolute()
         # W&B would take a temporary folder for one that is not there.
         files.mkdir(parents=True, exist_ok=True)
-    lasting = {key: value for key, value in config.items() if key not in PASSING}
     try:
         return Wandb(
             out,
@@ -44,7 +44,7 @@ def wandb_run(
             mode=logger.mode or mode,
             project=logger.project or os.environ.get("WANDB_PROJECT") or "psec-jax",
             group=logger.group,
-            identity=json.dumps(lasting, sort_keys=True),
+            identity=json.dumps(without(config, PASSING), sort_keys=True),
             entity=logger.entity,
             name=logger.name or os.environ.get("WANDB_NAME"),
             tags=logger.tags,

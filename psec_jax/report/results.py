@@ -2,7 +2,7 @@
 
 import json
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from psec_jax import storage
 from psec_jax.errors import BrokenFile
+from psec_jax.evaluation import scores
 from psec_jax.evaluation.statistics import Summary, summarize
 
 
@@ -69,3 +70,16 @@ def summaries(
         )
         for (method, task), seeds in latest.items()
     }
+
+
+def safety_summaries(
+    rows: Sequence[Measurement], limit: float
+) -> dict[tuple[str, str], tuple[Summary, Summary]]:
+    """(method, task) → the summaries of normalized reward and of cost, normalized by ``limit``."""
+
+    def reward(task: str, returns: np.ndarray) -> np.ndarray:
+        return scores.dsrl_reward(f"dsrl/{task.partition('/')[2]}", returns)
+
+    returns = summaries(rows, "return", reward)
+    costs = summaries(rows, "cost", lambda _, values: scores.dsrl_cost(values, limit))
+    return {cell: (returns[cell], costs[cell]) for cell in costs}

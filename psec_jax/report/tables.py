@@ -19,6 +19,15 @@ def markdown(
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def interval(summary: Summary | None, digits: int = 0, bold: bool = False) -> str:
+    """``mean [low, high]`` to so many ``digits`` after the point, the mean ``bold``; a dash for
+    None."""
+    if summary is None:
+        return "–"
+    mean, low, high = (f"{x:.{digits}f}" for x in (summary.mean, summary.low, summary.high))
+    return f"**{mean}** [{low}, {high}]" if bold else f"{mean} [{low}, {high}]"
+
+
 def returns_table(
     summaries: Mapping[tuple[str, str], Summary],
     rows: Sequence[tuple[str, str]],
@@ -37,11 +46,8 @@ def returns_table(
 
     def cell(method: str, column: str) -> str:
         summary = summaries.get((method, column))
-        if summary is None:
-            return "–"
-        mean, low, high = (f"{x:.{digits}f}" for x in (summary.mean, summary.low, summary.high))
-        mean = f"**{mean}**" if summary.mean == best[column] else mean
-        return f"{mean} [{low}, {high}]"
+        is_best = summary is not None and summary.mean == best[column]
+        return interval(summary, digits, bold=is_best)
 
     return markdown(rows, columns, cell)
 
