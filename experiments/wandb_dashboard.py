@@ -13,7 +13,7 @@ from typing import Any
 OTHERS = "scratch|bc|bc_safe|iql|fisor|joint|finetune"
 COLUMNS = ("", "_S_to_W", "_S_to_R", "_S_W_to_R")
 RESULTS = ("returns", "scores", "plane_10", "plane_20", "plane_40")
-# Section → its panels: a title, a kind, and what it shows. The kinds: lines (metrics, as a regular
+# Section → its panels: a title, a kind, and its source. The kinds: lines (metrics, as a regular
 # expression), bars (a table of means), table (a table's key), media (keys of figures or videos).
 SECTIONS: dict[str, list[tuple[str, str, Any]]] = {
     "Evaluation": [
@@ -35,70 +35,57 @@ SECTIONS: dict[str, list[tuple[str, str, Any]]] = {
         ("Figures of α", "media", [f"figures/weights{column}" for column in COLUMNS]),
         ("An episode", "media", ["videos/weights", "figures/weights_strip"]),
     ],
-    "Figures": [
-        ("Results", "media", [f"figures/{name}" for name in RESULTS]),
-    ],
+    "Figures": [("Results", "media", [f"figures/{name}" for name in RESULTS])],
 }
 
 
 def workspace(entity: str, project: str) -> Any:
-    """What W&B calls a dashboard, not saved yet; raises ``ImportError`` naming the extra."""
-    try:
-        import wandb_workspaces.workspaces as ws
-    except ImportError as error:
-        raise ImportError(
-            f"the dashboard needs the extra: pip install 'psec-jax[wandb]' ({error})"
-        ) from error
+    """The dashboard as W&B's object, not saved yet."""
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    def panel(title: str, kind: str, source: Any) -> Any:
+        match kind:
+            case "lines":
+                # Without x, each metric has the axis that its run defined for it.
+                return wr.LinePlot(title=title, x=None, metric_regex=source)
+            case "bars":
+                return wr.CustomChart(
+                    query={"summaryTable": {"tableKey": source}},
+                    chart_name="wandb/bar/v0",
+                    chart_fields={"label": "label", "value": "mean"},
+                    chart_strings={"title": title},
+                )
+            case "media":
+                return wr.MediaBrowser(title=title, media_keys=source)
+            case "table":
+                return wr.WeavePanelSummaryTable(table_name=source)
+
     sections = [
-        ws.Section(name=name, panels=[_panel(*panel) for panel in panels], is_open=True)
+        ws.Section(name=name, panels=[panel(*each) for each in panels], is_open=True)
         for name, panels in SECTIONS.items()
     ]
     return ws.Workspace(entity=entity, project=project, name="PSEC", sections=sections)
 
 
-def _panel(title: str, kind: str, shown: Any) -> Any:
-    import wandb_workspaces.reports.v2 as wr
-
-    match kind:
-        case "lines":
-            # Without x, each metric has the axis that its run defined for it.
-            return wr.LinePlot(title=title, x=None, metric_regex=shown)
-        case "bars":
-            return wr.CustomChart(
-                query={"summaryTable": {"tableKey": shown}},
-                chart_name="wandb/bar/v0",
-                chart_fields={"label": "label", "value": "mean"},
-                chart_strings={"title": title},
-            )
-        case "media":
-            return wr.MediaBrowser(title=title, media_keys=shown)
-        case "table":
-            return wr.WeavePanelSummaryTable(table_name=shown)
-
-
-def save(entity: str, project: str) -> str:
-    """The address of the new view; ``entity`` is the user's own where it is empty."""
-    made = workspace(entity, project)
-    import wandb
-
-    try:
-        made.entity = entity or wandb.Api().default_entity
-        return made.save().url
-    # pyright does not see that wandb imports it.
-    except wandb.errors.Error as error:  # pyright: ignore[reportAttributeAccessIssue]
-        raise ConnectionError(f"W&B cannot be reached: {error}") from None
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the address of the new view; ENTITY is the user's own where it is not given."""
     parser = argparse.ArgumentParser(
         prog="scripts/wandb_dashboard", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("project", metavar="[ENTITY/]PROJECT")
     entity, _, project = parser.parse_args(arguments).project.rpartition("/")
     try:
-        print(save(entity, project))
-    except (ConnectionError, ImportError) as error:
-        sys.exit(f"error: {error}")
+        view = workspace(entity, project)
+        import wandb
+        import wandb.errors
+    except ImportError as error:
+        sys.exit(f"error: the dashboard needs the extra: pip install 'psec-jax[wandb]' ({error})")
+    try:
+        view.entity = entity or wandb.Api().default_entity
+        print(view.save().url)
+    except wandb.errors.Error as error:
+        sys.exit(f"error: W&B cannot be reached: {error}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from experiments.wandb_dashboard import SECTIONS, main, workspace
 ROOT = Path(__file__).parents[2]
 
 
-PANELS = {title: (kind, shown) for panels in SECTIONS.values() for title, kind, shown in panels}
+PANELS = {title: (kind, source) for panels in SECTIONS.values() for title, kind, source in panels}
 
 
 @pytest.mark.parametrize(
