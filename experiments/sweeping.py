@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -100,15 +101,7 @@ def job_folders(config: DictConfig) -> list[str]:
     # A study's own overrides come before those of the command line.
     swept = [f"{key}={value}" for key, value in (config.sweeper.params or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*swept, *config.overrides.task])
-    # Of what was said twice the last holds, as in the job.
-    last = {override.get_key_element(): override for override in overrides}
-    jobs: list[list[str]] = [[]]
-    for key, override in last.items():
-        if override.is_sweep_override():
-            values = list(override.sweep_string_iterator())
-        else:
-            values = [override.get_value_element_as_str()]
-        jobs = [[*job, f"{key}={value}"] for job in jobs for value in values]
+    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     return [job_folder(job) for job in jobs]
 
 
