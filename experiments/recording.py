@@ -57,40 +57,33 @@ class Recorder:
 
         One that is there already, as after an interruption, is not written again.
         """
-        if self.has(method, task, seed, metric, step):
-            return
         values = evaluation.costs if metric == "cost" else evaluation.returns
         assert values is not None, "costs are recorded where there are some"
-        self._measured(setting, task, method, seed, metric, step, values)
+        row = results.Measurement.of(setting, task, method, seed, metric, step, values)
+        if not self._add(row):
+            return
         if metric != "cost":
             print(f"{task} {method} (seed {seed}, step {step}): {metric} {evaluation}", flush=True)
         if self._wandb is not None:
-            spread = {metric: float(np.mean(values)), f"{metric}_std": float(np.std(values))}
+            spread = {metric: row.value, f"{metric}_std": float(np.std(values))}
             self._wandb.write(f"{method} {task} (seed {seed})", step, spread)
 
     def demonstrations(
         self, data: TransitionDataset, *, setting: str, task: str, seed: int
     ) -> None:
         """The return of the demonstrations themselves, where they have rewards."""
-        name = "demonstrations"
-        if data.rewards is not None and not self.has(name, task, seed, name):
-            self._measured(setting, task, name, seed, name, 0, data.returns)
+        if data.rewards is not None:
+            name = "demonstrations"
+            self._add(results.Measurement.of(setting, task, name, seed, name, 0, data.returns))
 
-    def _measured(
-        self,
-        setting: str,
-        task: str,
-        method: str,
-        seed: int,
-        metric: str,
-        step: int,
-        values: np.ndarray,
-    ) -> None:
-        mean, each = float(np.mean(values)), tuple(float(value) for value in values)
-        row = results.Measurement(setting, task, method, seed, metric, mean, step, each)
-        if self._leads:
-            results.append(self._results, row)
-        self._rows.append(row)
+    def _add(self, row: results.Measurement) -> bool:
+        """Whether this was not measured before; then it is written."""
+        is_new = not self.has(row.method, row.task, row.seed, row.metric, row.step)
+        if is_new:
+            self._rows.append(row)
+            if self._leads:
+                results.append(self._results, row)
+        return is_new
 
     def has(self, method: str, task: str, seed: int, metric: str, step: int | None = None) -> bool:
         """Whether this was measured before (at ``step``, or any), so that a run started again goes

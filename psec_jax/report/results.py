@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from psec_jax import storage
 from psec_jax.errors import BrokenFile
@@ -26,6 +27,21 @@ class Measurement:
     value: float
     step: int
     values: tuple[float, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        setting: str,
+        task: str,
+        method: str,
+        seed: int,
+        metric: str,
+        step: int,
+        values: Float[np.ndarray, "episode"],
+    ) -> "Measurement":
+        """The mean of ``values``, with each of them."""
+        each = tuple(float(value) for value in values)
+        return cls(setting, task, method, seed, metric, float(np.mean(values)), step, each)
 
 
 def append(path: Path, row: Measurement) -> None:
