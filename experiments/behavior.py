@@ -73,27 +73,27 @@ def train(
     among them; ``report(n)`` is told of each. sbx-rl unpickles its own part of them, so ``folder``
     must be one that this function wrote.
     """
-    done = max((step for step in checkpoints(folder) if step <= steps), default=0)
-    if done == steps:
+    step = max((n for n in checkpoints(folder) if n <= steps), default=0)
+    if step == steps:
         return
     algorithm = algorithm_class(training.algorithm)
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
     simulators = cast(InProcessVectorEnv, envs.make(env_id, training.num_envs))
-    singles = [PenalizedReward(env, cost_weight) for env in simulators.envs]
+    environments = [PenalizedReward(env, cost_weight) for env in simulators.envs]
     vector = VecNormalize(
-        DummyVecEnv([lambda env=env: env for env in singles]),
+        DummyVecEnv([lambda env=env: env for env in environments]),
         clip_obs=np.inf,
         norm_reward=training.algorithm == "ppo",
         gamma=training.options.get("gamma", 0.99),
     )
     try:
-        if done:
-            place = checkpoint(folder, done)
-            read_statistics(vector, place)
-            model = algorithm.load(place / _MODEL, vector, device="cpu")
+        if step:
+            path = checkpoint(folder, step)
+            read_statistics(vector, path)
+            model = algorithm.load(path / _MODEL, vector, device="cpu")
             if training.algorithm == "sac":
-                model.load_replay_buffer(place / _REPLAY)
+                model.load_replay_buffer(path / _REPLAY)
         else:
             model = algorithm(
                 "MlpPolicy",
@@ -107,17 +107,17 @@ def train(
                 },
                 **training.options,
             )
-        while done < steps:
-            goal = min(steps, done - done % training.every + training.every)
-            model.learn(goal - done, reset_num_timesteps=False)
-            done = goal
-            with storage.new_folder(checkpoint(folder, done)) as new:
+        while step < steps:
+            goal = min(steps, step - step % training.every + training.every)
+            model.learn(goal - step, reset_num_timesteps=False)
+            step = goal
+            with storage.new_folder(checkpoint(folder, step)) as new:
                 model.save(new / _MODEL)
                 if training.algorithm == "sac":
                     model.save_replay_buffer(new / _REPLAY)
                 storage.write_tensors(new / _STATISTICS, _statistics(vector))
                 _actor(model, vector, training).save(new, _POLICY)
-            report(done)
+            report(step)
     finally:
         vector.close()
 
@@ -133,7 +133,7 @@ def checkpoint(folder: Path, step: int) -> Path:
 
 def checkpoints(folder: Path) -> list[int]:
     """The steps at which there are checkpoints."""
-    return sorted(int(place.name.removeprefix("step_")) for place in folder.glob("step_*"))
+    return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
 
 
 def algorithm_class(name: str) -> type:
@@ -148,9 +148,9 @@ def algorithm_class(name: str) -> type:
     return getattr(sbx, ALGORITHMS[name])
 
 
-def read_statistics(vector: Any, place: Path) -> None:
+def read_statistics(vector: Any, path: Path) -> None:
     """Set those of a ``VecNormalize`` to what ``train`` wrote into a checkpoint."""
-    tensors, _ = storage.read_tensors(place / _STATISTICS, dtypes=(np.float64,))
+    tensors, _ = storage.read_tensors(path / _STATISTICS, dtypes=(np.float64,))
     for name, value in tensors.items():
         moments, _, kind = name.partition("/")
         setattr(getattr(vector, moments), kind, value)

@@ -125,8 +125,8 @@ class Setting:
             raise ConfigError(f"seeds {self.seeds} name a seed twice")
         if not self.observation_floor > 0:
             raise ConfigError(f"observation_floor must be above 0, not {self.observation_floor}")
-        made = {"method": self.methods, "metric": self.metrics, "task": list(columns)}
-        for name, choices in made.items():
+        measured = {"method": self.methods, "metric": self.metrics, "task": list(columns)}
+        for name, choices in measured.items():
             chosen = getattr(self.optimize, name)
             if chosen is not None and chosen not in choices:
                 raise ConfigError(

@@ -117,8 +117,8 @@ class Run(stages.Run):
     @functools.cached_property
     def purposes(self) -> list[psec.learners.Purpose]:
         """A model of the reward that each π₀ is for."""
-        how = self.fitting(self.config.home.training, "purpose")
-        return by_seed(psec.learn_purpose(self.bases, self.data.source, **how))
+        options = self.fitting(self.config.home.training, "purpose")
+        return by_seed(psec.learn_purpose(self.bases, self.data.source, **options))
 
     def expanded(self, kind: str, adapter: psec.Adapter) -> list[psec.SkillLibrary]:
         bases = self.bases
@@ -147,8 +147,8 @@ class Run(stages.Run):
             self.record(evaluations, step=step, **where)
             return [evaluation.mean for evaluation in evaluations]
 
-        asked = {"every": plan.curve_every, "inspect": inspect, "best": plan.best}
-        return asked if plan.curve_every else {}
+        options = {"every": plan.curve_every, "inspect": inspect, "best": plan.best}
+        return options if plan.curve_every else {}
 
 
 def zero_shot(run: Run, column: Column) -> list:

@@ -90,8 +90,8 @@ class Run(offline_rl.Run):
         """Those of the target's skill, which is put into the library beside those of further
         sources."""
         for shift, data in list(self.sources.items())[1:]:
-            how = self.fitting(self.config.skill, f"skill {shift}")
-            skills = psec.learn_skill(self.bases, data, adapter=self.config.adapter, **how)
+            options = self.fitting(self.config.skill, f"skill {shift}")
+            skills = psec.learn_skill(self.bases, data, adapter=self.config.adapter, **options)
             self.keep(shift, by_seed(skills), self.config.robot.shifts[shift])
         weights = {"target": self.config.weigh}
         dataset = self.config.target.dataset
@@ -136,7 +136,7 @@ def baseline(run: Run, name: str) -> list:
     learners = [plan.learner(trained=AllParameters(policy)) for policy in fresh]
     training = replace(run.config.scratch, batch_size=plan.batch_size, optimizer=None)
     states = fit(learners, run.shares, **run.fitting(training, name))
-    return [own.result(state)[0] for own, state in zip(learners, states, strict=True)]
+    return [learner.result(state)[0] for learner, state in zip(learners, states, strict=True)]
 
 
 def scratch(run: Run) -> list:
@@ -230,8 +230,8 @@ def report(config: DynamicsShift, recorder: Recorder) -> None:
     if reported := published_table(paper, published.DYNAMICS_SHIFT_ROWS, columns):
         parts.append("As the paper reports, read off its bars, on D4RL's data:\n\n" + reported)
     recorder.text("table.md", "\n".join(parts))
-    shown = (summaries, rows, columns, paper, references)
-    recorder.figure("scores.png", figures.bars, *shown, ylabel="normalized score")
+    contents = (summaries, rows, columns, paper, references)
+    recorder.figure("scores.png", figures.bars, *contents, ylabel="normalized score")
 
 
 def column_name(config: DynamicsShift) -> str:

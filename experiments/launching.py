@@ -66,28 +66,28 @@ def command(job: Callable[[DictConfig], float]) -> Callable[[], float | None]:
 def run_command(main: Callable) -> None:
     """The command line; after a sweep, exit code 1 and a list if any of its jobs is not done."""
     sys.argv[1:] = map(with_home, sys.argv[1:])
-    Plugins.instance().register(OurConf)
+    Plugins.instance().register(ConfSearchPath)
     file = Path(inspect.getfile(sys.modules[main.__module__])).with_suffix(".yaml").resolve()
     folder = file.parent if file.exists() else CONF
     program = hydra.main(version_base="1.3", config_path=str(folder), config_name=file.stem)(main)
     try:
         program()
-    except SystemExit as ended:
+    except SystemExit as exit_:
         # Exit code 1 is how Hydra ends a sweep of which a launcher lost a job.
-        if ended.code == 1 and Sweep.started is not None:
+        if exit_.code == 1 and Sweep.started is not None:
             Sweep.started.summarize()
         raise
     if Sweep.started is not None and not Sweep.started.summarize():
         sys.exit(1)
 
 
-class OurConf(SearchPathPlugin):
+class ConfSearchPath(SearchPathPlugin):
     """Finds the groups in ``conf`` for a program whose YAML file lies elsewhere."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        ours = f"file://{CONF}"
-        if all(element.path != ours for element in search_path.get_path()):
-            search_path.append("experiments", ours)
+        conf = f"file://{CONF}"
+        if all(element.path != conf for element in search_path.get_path()):
+            search_path.append("experiments", conf)
 
 
 def with_home(override: str) -> str:
@@ -152,8 +152,8 @@ def launch(config: DictConfig, schema: type, check: Callable, run: Callable) -> 
         join_processes()
     with ExitStack() as stack:
         if not leads():
-            nowhere = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(redirect_stdout(nowhere))
+            devnull = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(redirect_stdout(devnull))
         out = output_folder()
         with all_or_none():
             parsed = parse(config, schema)
@@ -173,8 +173,8 @@ def launch(config: DictConfig, schema: type, check: Callable, run: Callable) -> 
                     recorder.checkpoints.clear()
         except Interrupted:
             if leads():
-                again = command_line(run.__module__, out)
-                print(f"interrupted; resume it by: {again}", file=sys.stderr)
+                resume_command = command_line(run.__module__, out)
+                print(f"interrupted; resume it by: {resume_command}", file=sys.stderr)
             raise
         if leads():
             show(out)
@@ -205,19 +205,19 @@ def command_line(module: str, out: Path) -> str:
     config = HydraConfig.get()
     sources = config.runtime.config_sources
     folders = [source.path for source in sources if source.provider == "command-line"]
-    options = [word for folder in folders for word in ("--config-dir", folder)]
-    words = [module, *options, *config.overrides.task, f"hydra.run.dir={out}"]
-    return f"python -m {shlex.join(words)}"
+    options = [option for folder in folders for option in ("--config-dir", folder)]
+    arguments = [module, *options, *config.overrides.task, f"hydra.run.dir={out}"]
+    return f"python -m {shlex.join(arguments)}"
 
 
 def outcome(config: Setting, recorder: Recorder) -> float:
     """The measurement that ``config.optimize`` names, averaged over seeds and columns."""
-    wanted = config.optimize
-    method, metric = wanted.method or config.methods[-1], wanted.metric or config.metrics[0]
+    target = config.optimize
+    method, metric = target.method or config.methods[-1], target.metric or config.metrics[0]
     values = [
         row.value
         for row in recorder.measurements()
-        if (row.method, row.metric) == (method, metric) and wanted.task in (None, row.task)
+        if (row.method, row.metric) == (method, metric) and target.task in (None, row.task)
     ]
     return float(np.mean(values))
 

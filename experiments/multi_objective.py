@@ -49,19 +49,19 @@ class Data:
         """Raises ``ConfigError`` where the dataset lacks what a method needs."""
         guided = set(config.methods) - {"bc", "bc_safe"}
         mixes = guided - {"fisor", *config.skills}
-        name, own = dataset_name(config), config.context_dataset
+        name, context_dataset = dataset_name(config), config.context_dataset
         data = load(name)
         if config.timeouts_terminal:
             data = data.truncations_as_terminations()
         with naming(f"dataset {name}"):
             choose = partial(safe_and_rewarding, data, config.cost_limit)
             safe = choose(return_quantile=0.0) if "bc_safe" in config.methods else None
-            best = choose(config.return_quantile) if mixes and not own else None
+            best = choose(config.return_quantile) if mixes and not context_dataset else None
             if guided:
                 for objective in config.objectives.values():
                     data.columns(objective.columns)
-        if mixes and own:
-            return cls(data, safe, best, load(own))
+        if mixes and context_dataset:
+            return cls(data, safe, best, load(context_dataset))
         return cls(data, safe, best, None if best is None else best.data)
 
 
@@ -103,7 +103,7 @@ def fisor(run: Run) -> list:
     return run.best_of(*run.improve("fisor", run.data.all, fresh, run.config.fisor))
 
 
-def alone(run: Run, name: str) -> list:
+def single_skill(run: Run, name: str) -> list:
     """π₀ with one skill at weight 1, without any choice among samples."""
     run.critics  # noqa: B018  (puts the skills into the libraries)
     return run.with_skill(name)
@@ -114,12 +114,12 @@ def composed(run: Run, level: str, context: bool = True) -> list:
     critics, config = run.critics, run.config
     names = list(config.skills)
     anchor = [config.anchor[name] for name in names] if config.anchor else None
-    more = {"anchor": anchor, "anchor_strength": config.anchor_strength}
+    anchoring = {"anchor": anchor, "anchor_strength": config.anchor_strength}
     agents = psec.compose(
         run.libraries,
         run.data.mixing,
         skills=names,
-        composer=config.composer_at(level, len(names), context, **more),
+        composer=config.composer_at(level, len(names), context, **anchoring),
         **run.fitting(config.mixing(context), f"compose {level}{'' if context else ' fixed'}"),
     )
     return run.best_of(by_seed(agents), critics)
@@ -136,7 +136,7 @@ METHODS = {
 def methods(config: MultiObjective) -> dict[str, Method]:
     """Every row, each skill's alone among them."""
     return METHODS | {
-        name: Method(f"{name.capitalize()} skill", partial(alone, name=name), "skill")
+        name: Method(f"{name.capitalize()} skill", partial(single_skill, name=name), "skill")
         for name in config.skills
     }
 
@@ -172,8 +172,8 @@ def report(config: MultiObjective, recorder: Recorder) -> None:
             f"episodes ({one.seeds} seed(s)).\n",
             safety_table(cells, rows, [config.task], intervals=True),
         ]
-        shown = (cells, rows, config.task)
-        recorder.figure(f"plane_{limit:g}.png", figures.plane, *shown, title=config.task)
+        contents = (cells, rows, config.task)
+        recorder.figure(f"plane_{limit:g}.png", figures.plane, *contents, title=config.task)
     paper = published.multi_objective([config.task])
     parts += ["As the paper reports, on DSRL's data:\n", paper]
     recorder.text("table.md", "\n".join(parts))
@@ -191,8 +191,8 @@ def dataset_name(config: MultiObjective) -> str:
 def check(config: MultiObjective) -> None:
     """Refuse what the schema alone cannot: unknown tasks, data and methods."""
     skills, critics = config.skills, config.objectives
-    if taken := sorted(set(skills) & set(METHODS)):
-        raise ConfigError(f"skills {taken} are called as methods are; choose other names")
+    if clashes := sorted(set(skills) & set(METHODS)):
+        raise ConfigError(f"skills {clashes} are called as methods are; choose other names")
     stages.check(config, methods(config), [config.task])
     tasks = [known for known in known_ids() if known.startswith(("bullet/", "metadrive/"))]
     if config.task not in tasks:

@@ -30,8 +30,8 @@ class Run(stages.Run):
         """As configured, with other ``weights``, and rewards scaled to each seed's data."""
         guidance = replace(self.config.guidance, weights=weights)
         return [
-            replace(guidance, objectives=scaled(self.config.objectives, own))
-            for own in self.each(data)
+            replace(guidance, objectives=scaled(self.config.objectives, dataset))
+            for dataset in self.each(data)
         ]
 
     def learn_skills(
@@ -67,8 +67,8 @@ class Run(stages.Run):
         if backbone is None:
             backbone = self.config.backbone(action_size=each[0].action_size)
         return [
-            psec.Policy.create(backbone, self.config.statistics(own), key)
-            for own, key in zip(each, self.key(f"create {label}"), strict=True)
+            psec.Policy.create(backbone, self.config.statistics(dataset), key)
+            for dataset, key in zip(each, self.key(f"create {label}"), strict=True)
         ]
 
     def best_of(self, policies: Sequence[Actor], critics: Sequence[Critics]) -> list:

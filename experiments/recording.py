@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.config import ConfigError, Logger
 from experiments.status import alone_in
-from experiments.sweeping import PASSING
+from experiments.sweeping import VOLATILE
 from experiments.wandb_runs import tabulate, wandb_run
 from psec_jax import SkillLibrary, TransitionDataset, storage
 from psec_jax.evaluation import Evaluation, Trace
@@ -88,9 +88,9 @@ class Recorder:
     def has(self, method: str, task: str, seed: int, metric: str, step: int | None = None) -> bool:
         """Whether this was measured before (at ``step``, or any), so that a run started again goes
         on after it."""
-        wanted = (method, task, seed, metric)
+        cell = (method, task, seed, metric)
         return any(
-            (row.method, row.task, row.seed, row.metric) == wanted and step in (None, row.step)
+            (row.method, row.task, row.seed, row.metric) == cell and step in (None, row.step)
             for row in self._rows
         )
 
@@ -136,11 +136,13 @@ class Recorder:
         if self._wandb is not None:
             self._wandb.summary(name, content)
 
-    def figure(self, name: str, draw: Callable[..., None], *arguments: Any, **named: Any) -> None:
+    def figure(
+        self, name: str, draw: Callable[..., None], *arguments: Any, **options: Any
+    ) -> None:
         """What ``draw(path, …)`` of ``psec_jax.report.figures`` draws, as the file ``name``."""
         path = self.out / name
         if self._leads:
-            draw(path, *arguments, **named)
+            draw(path, *arguments, **options)
         if self._wandb is not None:
             self._wandb.image(path.stem, path)
 
@@ -179,7 +181,7 @@ def start_recording(
         return
     out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):
-        _refuse_another(out, config, resume)
+        _refuse_other_configuration(out, config, resume)
         storage.write_text(
             out / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         )
@@ -188,7 +190,7 @@ def start_recording(
             yield recorder
 
 
-def _refuse_another(out: Path, config: Mapping[str, Any], resume: bool) -> None:
+def _refuse_other_configuration(out: Path, config: Mapping[str, Any], resume: bool) -> None:
     path = out / "config.json"
     if not path.exists():
         return
@@ -197,8 +199,8 @@ def _refuse_another(out: Path, config: Mapping[str, Any], resume: bool) -> None:
             f"{out} holds a run already; resume it (resume=true), remove it, or choose another"
             " folder (hydra.run.dir=…)"
         )
-    there = json.loads(path.read_text())
-    if different := differences(without(there, PASSING), without(config, PASSING)):
+    previous = json.loads(path.read_text())
+    if different := differences(without(previous, VOLATILE), without(config, VOLATILE)):
         lines = [f"  {key}: {before} there, {now} now" for key, (before, now) in different.items()]
         raise ConfigError(
             f"{out} holds a run of another configuration; choose another folder "

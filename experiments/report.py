@@ -13,13 +13,13 @@ from pathlib import Path
 
 from experiments import continual, dynamics_shift, multi_objective
 from experiments.status import Status
-from experiments.sweeping import PASSING
+from experiments.sweeping import VOLATILE
 from psec_jax.report import published, results
 from psec_jax.report.runs import Run, without
 from psec_jax.report.studies import Against, LearningCurves, ReturnsTable, SafetyTable, Study
 
 # In what runs may differ and still be seeds of one cell: how they went, and what else they hold.
-APART = (*PASSING, "seeds", "side_by_side", "methods", "task", "other_limits")
+NOT_COMPARED = (*VOLATILE, "seeds", "side_by_side", "methods", "task", "other_limits")
 CONTINUAL, DYNAMICS_SHIFT, MULTI_OBJECTIVE = (
     {name: method.label for name, method in setting.METHODS.items()}
     for setting in (continual, dynamics_shift, multi_objective)
@@ -65,7 +65,7 @@ def read_runs(folder: Path) -> list[Run]:
         )
     configs = [json.loads((path / "config.json").read_text()) for path in finished]
     return [
-        Run(config, without(config, APART), results.read([path / "results.jsonl"]))
+        Run(config, without(config, NOT_COMPARED), results.read([path / "results.jsonl"]))
         for path, config in zip(finished, configs, strict=True)
     ]
 

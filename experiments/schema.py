@@ -72,8 +72,8 @@ def build(hint: Any, value: Any, key: str = "", known: Mapping[str, Any] | None 
         maps = [each for each in hints if get_origin(each) in (dict, Mapping)]
         if maps and "kind" not in value:
             inner = get_args(maps[0])[1]
-            return {n: build(inner, x, _at(key, n), known) for n, x in value.items()}
-        return _made([each for each in hints if each not in maps], value, key, known or {})
+            return {n: build(inner, x, _join(key, n), known) for n, x in value.items()}
+        return _construct([each for each in hints if each not in maps], value, key, known or {})
     for each in hints:
         origin, parts = get_origin(each) or each, get_args(each)
         if isinstance(value, list):
@@ -88,41 +88,41 @@ def build(hint: Any, value: Any, key: str = "", known: Mapping[str, Any] | None 
         elif origin is float and type(value) is int:
             return float(value)
         elif origin is Callable and isinstance(value, str):
-            return _imported(value, key)
-    raise _unfit(hints, value, key)
+            return _resolve(value, key)
+    raise _mismatch(hints, value, key)
 
 
-def _made(hints: Sequence[Any], value: Mapping, key: str, known: Mapping[str, Any]) -> Any:
+def _construct(hints: Sequence[Any], value: Mapping, key: str, known: Mapping[str, Any]) -> Any:
     """The object of the mapping's ``kind``, or of the first class among ``hints``."""
-    given = {name: x for name, x in value.items() if not _is_missing(x)}
+    settings = {name: x for name, x in value.items() if not _is_missing(x)}
     classes = [hint for hint in hints if _is_class(hint)]
-    if "kind" in given and not any("kind" in _parameters(each) for each in classes):
-        kind = _imported(given.pop("kind"), _at(key, "kind"))
+    if "kind" in settings and not any("kind" in _parameters(each) for each in classes):
+        kind = _resolve(settings.pop("kind"), _join(key, "kind"))
     elif classes:
         kind = classes[0]
     else:
-        raise _unfit(hints, dict(value), key)
+        raise _mismatch(hints, dict(value), key)
     parameters = _parameters(kind)
-    for name in given:
+    for name in settings:
         if name not in parameters:
-            raise ConfigError(f"{_at(key, name)} is unknown; {_nearest(name, parameters)}")
+            raise ConfigError(f"{_join(key, name)} is unknown; {_suggestion(name, parameters)}")
     types = get_type_hints(kind.__init__ if isinstance(kind, type) else kind)
-    arguments = {n: build(types.get(n, Any), x, _at(key, n), known) for n, x in given.items()}
+    arguments = {n: build(types.get(n, Any), x, _join(key, n), known) for n, x in settings.items()}
     for name, parameter in parameters.items():
         needed = parameter.default is parameter.empty or _is_missing(parameter.default)
         if needed and name not in arguments:
             if name not in known:
-                raise ConfigError(f"{_at(key, name)} is missing")
+                raise ConfigError(f"{_join(key, name)} is missing")
             arguments[name] = known[name]
     try:
-        made = kind(**arguments)
+        instance = kind(**arguments)
     except ConfigError:
         raise
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{key}: {error}" if key else str(error)) from None
-    if not any(_fits(made, hint) for hint in hints):
-        raise _unfit(hints, made, key)
-    return made
+    if not any(_matches(instance, hint) for hint in hints):
+        raise _mismatch(hints, instance, key)
+    return instance
 
 
 def _parameters(kind: Callable) -> dict[str, inspect.Parameter]:
@@ -132,13 +132,15 @@ def _parameters(kind: Callable) -> dict[str, inspect.Parameter]:
     return {name: each for name, each in parameters.items() if name not in linen}
 
 
-def _imported(path: Any, key: str) -> Any:
+def _resolve(path: Any, key: str) -> Any:
     """What ``KINDS`` calls so, or what is at an import path."""
     module, _, name = str(path).rpartition(".")
     if str(path) in KINDS:
         return KINDS[path]
     if not module:
-        raise ConfigError(f"{key} {path!r} is unknown; {_nearest(path, KINDS)}, or an import path")
+        raise ConfigError(
+            f"{key} {path!r} is unknown; {_suggestion(path, KINDS)}, or an import path"
+        )
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
@@ -155,23 +157,23 @@ def _is_protocol(hint: Any) -> bool:
 
 def _is_class(hint: Any) -> bool:
     """Whether a mapping without a ``kind`` can be one."""
-    made = isinstance(hint, type) and hint.__module__ != "builtins"
-    return made and not _is_protocol(hint) and hint is not nn.Module
+    is_own_class = isinstance(hint, type) and hint.__module__ != "builtins"
+    return is_own_class and not _is_protocol(hint) and hint is not nn.Module
 
 
-def _fits(made: Any, hint: Any) -> bool:
+def _matches(instance: Any, hint: Any) -> bool:
     if _is_protocol(hint):
         members = {*vars(hint), *hint.__annotations__}
-        return all(hasattr(made, name) for name in members if not name.startswith("_"))
-    return callable(made) if get_origin(hint) is Callable else isinstance(made, hint)
+        return all(hasattr(instance, name) for name in members if not name.startswith("_"))
+    return callable(instance) if get_origin(hint) is Callable else isinstance(instance, hint)
 
 
-def _unfit(hints: Sequence[Any], value: Any, key: str) -> ConfigError:
-    names = " or ".join(dict.fromkeys(map(_named, hints)))
+def _mismatch(hints: Sequence[Any], value: Any, key: str) -> ConfigError:
+    names = " or ".join(dict.fromkeys(map(_type_name, hints)))
     return ConfigError(f"{key} must be {names}, not {value!r}")
 
 
-def _named(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     if _is_protocol(hint) or hint is nn.Module:
@@ -181,10 +183,10 @@ def _named(hint: Any) -> str:
     return "null" if hint is NoneType else str(hint) if get_args(hint) else hint.__name__
 
 
-def _nearest(name: Any, known: Iterable[str]) -> str:
+def _suggestion(name: Any, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), list(known), 1)
     return f"did you mean {near[0]}" if near else f"expected one of {list(known)}"
 
 
-def _at(key: str, name: Any) -> str:
+def _join(key: str, name: Any) -> str:
     return f"{key}.{name}" if key else str(name)

@@ -41,8 +41,8 @@ class Chain:
     def __post_init__(self):
         if not self.columns:
             raise ValueError("columns needs at least one entry")
-        named = {self.source} | {t for c in self.columns for t in (c.target, *c.skills)}
-        if unknown := sorted(named - set(self.tasks)):
+        referenced = {self.source} | {t for c in self.columns for t in (c.target, *c.skills)}
+        if unknown := sorted(referenced - set(self.tasks)):
             raise ValueError(f"tasks {unknown} are not in tasks, which has {list(self.tasks)}")
         if "base" in self.tasks:
             raise ValueError("tasks has a task 'base', which is π₀'s own name; rename it")

@@ -79,14 +79,14 @@ def check(config: Setting, methods: Mapping[str, Method], columns: Iterable[str]
 
 
 @contextmanager
-def naming(what: str) -> Iterator[None]:
+def naming(subject: str) -> Iterator[None]:
     """Raises ``ConfigError`` with the name of data that cannot be used."""
     try:
         yield
     except (BrokenFile, ConfigError):
         raise
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{what}: {error}") from None
+        raise ConfigError(f"{subject}: {error}") from None
 
 
 def by_seed(trained: T) -> list[T]:
@@ -124,12 +124,12 @@ def unfinished(config: Setting, recorder: Recorder, columns: Iterable[str]) -> l
 
     Together all are run or none, for what they train together is also saved together.
     """
-    left = [
+    remaining = [
         seed
         for seed in config.seeds
         if not measured(config, recorder, seed, config.methods, columns)
     ]
-    return [config.seeds] if left and config.side_by_side else [[seed] for seed in left]
+    return [config.seeds] if remaining and config.side_by_side else [[seed] for seed in remaining]
 
 
 def measured(
@@ -140,8 +140,8 @@ def measured(
     columns: Iterable[str],
 ) -> bool:
     """Whether these methods were in these columns."""
-    wanted = itertools.product(methods, columns, config.metrics)
-    return all(recorder.has(method, column, seed, metric) for method, column, metric in wanted)
+    cells = itertools.product(methods, columns, config.metrics)
+    return all(recorder.has(method, column, seed, metric) for method, column, metric in cells)
 
 
 @dataclass(frozen=True, eq=False)

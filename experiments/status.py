@@ -44,7 +44,7 @@ class Status:
         another so, too.)
         """
         # Before the file is read: a run writes how it ended, and only then lets go.
-        held = _held(out)
+        is_locked = _is_locked(out)
         if not (out / cls.FILE).exists():
             return None
         content = storage.read_json(out / cls.FILE)
@@ -52,7 +52,7 @@ class Status:
             status = cls(**content)
         except TypeError as error:
             raise BrokenFile(f"{out / cls.FILE} holds no status: {error}") from None
-        if status.state == "running" and not held:
+        if status.state == "running" and not is_locked:
             status.state = "interrupted"
         return status
 
@@ -73,7 +73,7 @@ class Status:
             status.state = "interrupted"
             raise
         except BaseException as error:
-            status.state, status.error = "failed", _line(error)
+            status.state, status.error = "failed", _one_line(error)
             raise
         finally:
             status._write(out)
@@ -84,7 +84,7 @@ class Status:
         process which is at work there stays."""
         if not isinstance(error, Busy):
             out.mkdir(parents=True, exist_ok=True)
-            cls("failed", socket.gethostname(), os.getpid(), _line(error))._write(out)
+            cls("failed", socket.gethostname(), os.getpid(), _one_line(error))._write(out)
 
     def _write(self, out: Path) -> None:
         if not leads():
@@ -106,7 +106,7 @@ def alone_in(out: Path) -> Iterator[None]:
     """Refuses to write where another process does; the lock ends with its process."""
     with (out / _LOCK).open("w") as file:
         deadline = time.monotonic() + 1
-        while not _taken(file, fcntl.LOCK_EX):
+        while not _try_lock(file, fcntl.LOCK_EX):
             # Who merely looks whether it is held lets go at once.
             if time.monotonic() > deadline:
                 raise Busy(
@@ -117,21 +117,21 @@ def alone_in(out: Path) -> Iterator[None]:
         yield
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _held(out: Path) -> bool:
+def _is_locked(out: Path) -> bool:
     """Whether a process is alone in ``out``."""
     try:
         with (out / _LOCK).open() as file:
-            return not _taken(file, fcntl.LOCK_SH)
+            return not _try_lock(file, fcntl.LOCK_SH)
     except OSError:
         # Where there is no lock, or none can be had, no run is at work.
         return False
 
 
-def _taken(file: IO, kind: int) -> bool:
+def _try_lock(file: IO, kind: int) -> bool:
     """Takes a lock, until ``file`` is closed, where nobody has it."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)

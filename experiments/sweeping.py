@@ -25,7 +25,7 @@ from experiments.status import Status
 from psec_jax.command_line import printing
 
 # A sweep may say these differently the second time.
-PASSING = ("progress", "logger", "resume", "checkpoint", "optimize")
+VOLATILE = ("progress", "logger", "resume", "checkpoint", "optimize")
 
 
 class Sweep(Callback):
@@ -40,8 +40,10 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a sweep that has one job twice: both would be at work in one folder."""
         names = job_folders(config.hydra)
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
-            sys.exit(f"error: the sweep has a job twice: {', '.join(twice)}; name each value once")
+        if duplicates := [name for name, count in Counter(names).items() if count > 1]:
+            sys.exit(
+                f"error: the sweep has a job twice: {', '.join(duplicates)}; name each value once"
+            )
         self.folder, self.names = Path(config.hydra.sweep.dir), names
         # Hydra's own sweeper writes the same; others write none.
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -52,14 +54,14 @@ class Sweep(Callback):
     def summarize(self) -> bool:
         """Whether all jobs are done; those that are not are printed, one a line."""
         jobs = self._jobs()
-        left = {name: job for name, job in jobs.items() if job[0] != "done"}
-        if not left:
+        unfinished = {name: job for name, job in jobs.items() if job[0] != "done"}
+        if not unfinished:
             return True
         if all(state == "missing" for state, _ in jobs.values()):
             print(f"none of the {len(jobs)} jobs of {self.folder} has begun", file=sys.stderr)
             return False
-        print(f"\n{len(left)} of {len(jobs)} jobs are not done:", file=sys.stderr)
-        for name, (state, error) in left.items():
+        print(f"\n{len(unfinished)} of {len(jobs)} jobs are not done:", file=sys.stderr)
+        for name, (state, error) in unfinished.items():
             print(f"{state:12}{self.folder / name}  {error}".rstrip(), file=sys.stderr)
         if self.names:
             print("the same command runs these again, and no others", file=sys.stderr)
@@ -95,12 +97,12 @@ def planned(sweep: Path) -> list[str]:
 def job_folders(config: DictConfig) -> list[str]:
     """The names of all jobs' folders by Hydra's own configuration of a sweep; none where its
     sweeper, such as Optuna's, makes jobs up, or where the user names their folders."""
-    named = cast(dict[str, Any], OmegaConf.to_container(config.sweep))["subdir"]
-    if not config.sweeper._target_.endswith(".BasicSweeper") or "job_folder" not in str(named):
+    subdir = cast(dict[str, Any], OmegaConf.to_container(config.sweep))["subdir"]
+    if not config.sweeper._target_.endswith(".BasicSweeper") or "job_folder" not in str(subdir):
         return []
     # A study's own overrides come before those of the command line.
-    swept = [f"{key}={value}" for key, value in (config.sweeper.params or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*swept, *config.overrides.task])
+    study = [f"{key}={value}" for key, value in (config.sweeper.params or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*study, *config.overrides.task])
     (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     return [job_folder(job) for job in jobs]
 
@@ -110,9 +112,9 @@ def job_folder(overrides: Sequence[str]) -> str:
 
     Readable as far as it goes, and different for different overrides.
     """
-    kept = sorted(override for override in overrides if _key(override) not in PASSING)
-    readable = re.sub(r"[^A-Za-z0-9=.+-]+", "_", ",".join(kept)).strip("_")[:80] or "defaults"
-    return f"{readable}-{hashlib.sha256(str(kept).encode()).hexdigest()[:6]}"
+    stable = sorted(override for override in overrides if _key(override) not in VOLATILE)
+    readable = re.sub(r"[^A-Za-z0-9=.+-]+", "_", ",".join(stable)).strip("_")[:80] or "defaults"
+    return f"{readable}-{hashlib.sha256(str(stable).encode()).hexdigest()[:6]}"
 
 
 def _key(override: str) -> str:

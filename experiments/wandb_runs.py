@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import ConfigError, Logger
-from experiments.sweeping import PASSING
+from experiments.sweeping import VOLATILE
 from psec_jax.report import results
 from psec_jax.report.runs import without
 from psec_jax.training.metrics import Wandb
@@ -44,7 +44,7 @@ def wandb_run(
             mode=logger.mode or mode,
             project=logger.project or os.environ.get("WANDB_PROJECT") or "psec-jax",
             group=logger.group,
-            identity=json.dumps(without(config, PASSING), sort_keys=True),
+            identity=json.dumps(without(config, VOLATILE), sort_keys=True),
             entity=logger.entity,
             name=logger.name or os.environ.get("WANDB_NAME"),
             tags=logger.tags,

@@ -54,13 +54,13 @@ def main() -> None:
         "jax": jax.__version__,
         "batch": chosen.batch,
     }
-    found = {name: sections[name]() for name in chosen.section or sections}
+    measurements = {name: sections[name]() for name in chosen.section or sections}
     if chosen.markdown:
         print(", ".join(f"{name} {value}" for name, value in report.items()))
-        for name, section in found.items():
+        for name, section in measurements.items():
             print(f"\n## {name}\n\n{markdown(section)}")
     else:
-        print(json.dumps(report | found, indent=2))
+        print(json.dumps(report | measurements, indent=2))
 
 
 if __name__ == "__main__":

@@ -45,37 +45,39 @@ def entry(name: str, recipe: Recipe) -> str:
     costs = data.cost_returns if recipe.has_costs else None
     slug = name.removeprefix("local/")
     figures.distribution(DOCS / "datasets" / f"{slug}.png", data.returns, costs, title=name)
-    facts = data.summary()
+    summary = data.summary()
     lines = [
         f"## `{name}`\n",
         f"{recipe.about[0].upper()}{recipe.about[1:]}, in `{recipe.environment}`. "
-        f"{facts['transitions']:,} transitions in {facts['trajectories']} trajectories.\n",
+        f"{summary['transitions']:,} transitions in {summary['trajectories']} trajectories.\n",
         "| | min | quarter | median | three quarters | max | mean |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for quantity in ("return", "cost"):
-        if quantity in facts:
-            numbers = " | ".join(f"{value:.1f}" for value in facts[quantity].values())
+        if quantity in summary:
+            numbers = " | ".join(f"{value:.1f}" for value in summary[quantity].values())
             lines.append(f"| {quantity} | {numbers} |")
     lines += ["", "| policy | trajectories | noise | what it is |", "| --- | --- | --- | --- |"]
     for part in recipe.parts:
-        own = alone(recipe, part.policy)
-        lines.append(f"| {part.policy} | {part.trajectories} | {part.noise:g} | {own} |")
+        description = describe_policy(recipe, part.policy)
+        lines.append(f"| {part.policy} | {part.trajectories} | {part.noise:g} | {description} |")
     lines.append(f"\n![{name}](datasets/{slug}.png)\n")
     if recipe.command:
         lines.append(f"Made by `{recipe.command}`.\n")
     return "\n".join(lines)
 
 
-def alone(recipe: Recipe, policy: str) -> str:
+def describe_policy(recipe: Recipe, policy: str) -> str:
     """A policy's own return and cost and how it was trained, or a driver's settings."""
     if policy in recipe.drivers:
         return ", ".join(f"{name} {value}" for name, value in recipe.drivers[policy].items())
-    facts = BehaviorPolicy.load(recipe.folder, policy).facts
-    words = f"return {facts['return_mean']:.1f} ± {facts['return_std']:.1f}"
-    if facts.get("cost_mean") is not None:
-        words += f", cost {facts['cost_mean']:.1f} ± {facts['cost_std']:.1f}"
-    return f"{facts['algorithm'].upper()}, {facts['environment_steps']:,} steps: {words}"
+    provenance = BehaviorPolicy.load(recipe.folder, policy).facts
+    measure = f"return {provenance['return_mean']:.1f} ± {provenance['return_std']:.1f}"
+    if provenance.get("cost_mean") is not None:
+        measure += f", cost {provenance['cost_mean']:.1f} ± {provenance['cost_std']:.1f}"
+    return (
+        f"{provenance['algorithm'].upper()}, {provenance['environment_steps']:,} steps: {measure}"
+    )
 
 
 def introduction() -> str:

@@ -64,15 +64,15 @@ for name in random.sample(sorted(skills), len(skills)):
 """
 
 
-def start(*words: str, own_group: bool = False) -> subprocess.Popen:
-    command = [sys.executable, "-m", "experiments.continual", *words, *SMALL]
+def start(*overrides: str, new_session: bool = False) -> subprocess.Popen:
+    command = [sys.executable, "-m", "experiments.continual", *overrides, *SMALL]
     return subprocess.Popen(
         command,
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=own_group,
+        start_new_session=new_session,
     )
 
 
@@ -104,10 +104,10 @@ def experiment(out: Path, kills: int, number: signal.Signals) -> str:
     while done < kills:
         killed = out / f"killed_{rounds}"
         while done < kills:
-            found = killed_once(killed, number, longest, within_a_save=done % 2 == 0)
-            if found is None:
+            within_save = killed_once(killed, number, longest, within_a_save=done % 2 == 0)
+            if within_save is None:
                 break
-            done, saving = done + 1, saving + found
+            done, saving = done + 1, saving + within_save
             print(f"kill {done} of {kills}, round {rounds + 1}", flush=True)
         undisturbed(killed)
         files = compare(out / "whole", killed)
@@ -161,10 +161,10 @@ def finals(out: Path, pattern: str = "**/*") -> list[Path]:
 
 def contents(out: Path) -> dict[str, bytes]:
     """What a run must leave behind, byte for byte, by its path."""
-    kept = ("*.jsonl", "table.md", "*.csv", "seed_*/library/**/*")
+    patterns = ("*.jsonl", "table.md", "*.csv", "seed_*/library/**/*")
     return {
         str(path.relative_to(out)): path.read_bytes()
-        for pattern in kept
+        for pattern in patterns
         for path in finals(out, pattern)
     }
 
@@ -194,12 +194,14 @@ def library(out: Path, kills: int) -> str:
 
     done = saving = rounds = 0
     while done < kills:
-        target, told = SkillLibrary.create(out / f"library_{rounds}", base), set()
+        target, reported = SkillLibrary.create(out / f"library_{rounds}", base), set()
         while done < kills and len(target.names()) < SKILLS:
             added, killed = add_by_two(source.path, target.path, kill=True)
-            told, done = told | added, done + killed
-            missing_or_broken(source, SkillLibrary.open(target.path), told)
-            print(f"kill {done} of {kills}, round {rounds + 1}: {len(told)} skills", flush=True)
+            reported, done = reported | added, done + killed
+            missing_or_broken(source, SkillLibrary.open(target.path), reported)
+            print(
+                f"kill {done} of {kills}, round {rounds + 1}: {len(reported)} skills", flush=True
+            )
         saving += len(half_written(target.path))
         add_by_two(source.path, target.path, kill=False)
         missing_or_broken(source, SkillLibrary.open(target.path), set(source.names()))
@@ -229,22 +231,22 @@ def add_by_two(source: Path, path: Path, kill: bool) -> tuple[set[str], int]:
     for worker in workers:
         worker.stdin.write("\n")
         worker.stdin.flush()
-    told, killed = set(), 0
+    reported, killed = set(), 0
     for worker in workers if kill else ():
-        told |= {worker.stdout.readline().strip() for _ in range(random.randint(0, 3))}
+        reported |= {worker.stdout.readline().strip() for _ in range(random.randint(0, 3))}
         time.sleep(random.uniform(0, 0.02))
         worker.kill()
     for worker in workers:
-        told |= set(worker.stdout.read().split())
+        reported |= set(worker.stdout.read().split())
         ended(worker, 0, -signal.SIGKILL)
         killed += worker.returncode != 0
-    return told - {""}, killed
+    return reported - {""}, killed
 
 
-def missing_or_broken(source, target, told: set[str]) -> None:
-    """Ends the program if a skill of ``told`` is not in the library ``target``, or one there is
-    not what it is in ``source``."""
-    if lost := told - set(target.names()):
+def missing_or_broken(source, target, expected: set[str]) -> None:
+    """Ends the program if a skill of ``expected`` is not in the library ``target``, or one there
+    is not what it is in ``source``."""
+    if lost := expected - set(target.names()):
         sys.exit(f"{target.path} has lost {sorted(lost)}")
     for name in target.names():
         target.get(name)
@@ -257,10 +259,10 @@ def missing_or_broken(source, target, told: set[str]) -> None:
 
 
 def sweep(out: Path, kills: int) -> str:
-    words = [*SWEEP, f"hydra.sweep.dir={out}"]
+    overrides = [*SWEEP, f"hydra.sweep.dir={out}"]
     written: dict[Path, int] = {}
     for at in sorted(random.sample(range(1, JOBS), kills)):
-        process = start(*words, own_group=True)
+        process = start(*overrides, new_session=True)
         while process.poll() is None and len(done_files(out)) < 2 * at:
             time.sleep(0.01)
         time.sleep(random.uniform(0, 1))
@@ -270,7 +272,7 @@ def sweep(out: Path, kills: int) -> str:
         written = untouched(written, out)
         print(f"killed: {state_of(out)}", flush=True)
     began = time.monotonic()
-    ended(start(*words), 0)
+    ended(start(*overrides), 0)
     untouched(written, out)
     rows = [path.read_text().count('"metric": "return"') for path in out.glob("*/results.jsonl")]
     if (state := state_of(out)) != f"{JOBS} done" or rows != [1] * JOBS:
@@ -285,8 +287,10 @@ def state_of(out: Path) -> str:
     """How many jobs of the sweep are in which state, as ``scripts/sweep_status`` says it."""
     environment = {**os.environ, "PYTHON": sys.executable}
     command = [ROOT / "scripts" / "sweep_status", out]
-    said = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return said.stdout.splitlines()[-1].removeprefix(f"{out}: ")
+    process = subprocess.run(
+        command, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return process.stdout.splitlines()[-1].removeprefix(f"{out}: ")
 
 
 def done_files(out: Path) -> dict[Path, int]:

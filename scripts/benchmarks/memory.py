@@ -53,7 +53,7 @@ def memory() -> dict:
     for case in CASES:
         counted = predicted(case).shared_peak
         peak = measured(case)
-        table[" ".join(words(case))] = {
+        table[" ".join(description(case))] = {
             "counted_MB": round(counted / 1e6),
             "predicted_MB": round((itself + counted) / 1e6),
             "measured_MB": round(peak / 1e6),
@@ -62,10 +62,10 @@ def memory() -> dict:
     return {**table, "megabytes_of_a_process": round(itself / 1e6)}
 
 
-def words(case: Case) -> list[str]:
-    found = [f"{case.learner}: features {case.features}, batch {case.batch}, seeds {case.seeds},"]
-    found.append(f"{case.rows:,} rows")
-    return [*found, "and checkpoints"] if case.checkpoints else found
+def description(case: Case) -> list[str]:
+    parts = [f"{case.learner}: features {case.features}, batch {case.batch}, seeds {case.seeds},"]
+    parts.append(f"{case.rows:,} rows")
+    return [*parts, "and checkpoints"] if case.checkpoints else parts
 
 
 def dataset(rows: int) -> psec.TransitionDataset:
@@ -73,9 +73,9 @@ def dataset(rows: int) -> psec.TransitionDataset:
     generator = np.random.default_rng(0)
 
     def numbers(*shape: int) -> np.ndarray:
-        found = generator.random(shape, np.float32)
-        found.setflags(write=False)
-        return found
+        array = generator.random(shape, np.float32)
+        array.setflags(write=False)
+        return array
 
     ends = np.zeros(rows, bool)
     ends.setflags(write=False)

@@ -95,8 +95,8 @@ def elementwise_seconds(base: Policy, batch: int, repeats: int) -> float:
     def loss(others, inputs):
         params = traverse_util.unflatten_dict({**kernels, **others}, sep="/")
         with nn.intercept_methods(without_product):
-            found = base.backbone.network.apply({"params": params}, *inputs)
-        return jnp.mean(jnp.sum(jnp.square(noise - found), axis=-1))
+            prediction = base.backbone.network.apply({"params": params}, *inputs)
+        return jnp.mean(jnp.sum(jnp.square(noise - prediction), axis=-1))
 
     def step(inputs, others, index):
         del index

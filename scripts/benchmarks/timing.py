@@ -10,11 +10,11 @@ def best_seconds(call: Callable[[], object], repeats: int, times: int = 1) -> fl
     """The shortest time of one call, over ``repeats`` batches of ``times`` calls."""
     for _ in range(2):
         jax.block_until_ready(call())
-    found = []
+    seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         for _ in range(times):
             result = call()
         jax.block_until_ready(result)
-        found.append((time.perf_counter() - start) / times)
-    return min(found)
+        seconds.append((time.perf_counter() - start) / times)
+    return min(seconds)

@@ -54,7 +54,7 @@ def write(path: Path, observation: int, action: int, costs: bool, reward: float 
     write_hdf5(path, data)
 
 
-def data_words(setting: str, source: Path, target: Path) -> list[str]:
+def data_overrides(setting: str, source: Path, target: Path) -> list[str]:
     return {
         "continual": [
             f"chain.tasks.stand.dataset={source}",
@@ -113,11 +113,11 @@ FREE = "some of the datasets have costs and some have none"
 def test_missing_or_unfit_data_are_refused_before_anything_is_trained(
     setting, source, target, more, message, files, tmp_path
 ):
-    runner, schema, words = SETTINGS[setting]
-    data = data_words(setting, files / f"{source}.hdf5", files / f"{target}.hdf5")
+    runner, schema, overrides = SETTINGS[setting]
+    data = data_overrides(setting, files / f"{source}.hdf5", files / f"{target}.hdf5")
     more = [word.format(FILES=files) for word in more]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = parse(compose(setting, [*SMALL, *words, *data, *more]), schema)
+        config = parse(compose(setting, [*SMALL, *overrides, *data, *more]), schema)
     runner.check(config)
     with closing(Recorder(tmp_path)) as recorder, pytest.raises(ValueError, match=message):
         runner.run(config, tmp_path, recorder)
@@ -133,8 +133,8 @@ def trained(out: Path) -> bool:
 def test_missing_simulators_are_named_before_anything_is_trained(files, tmp_path):
     """Each setting in turn in a process that cannot import any of them."""
     commands = [
-        [setting, *SMALL, *words, *data_words(setting, *[files / f"{setting}.hdf5"] * 2)]
-        for setting, (_, _, words) in SETTINGS.items()
+        [setting, *SMALL, *overrides, *data_overrides(setting, *[files / f"{setting}.hdf5"] * 2)]
+        for setting, (_, _, overrides) in SETTINGS.items()
     ]
     program = f"""
 import runpy, sys

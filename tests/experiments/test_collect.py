@@ -39,8 +39,8 @@ ENVIRONMENTS = {
 }
 
 
-def collect(out, *words):
-    command = [sys.executable, "-m", "experiments.collect", "budget=smoke", *words]
+def collect(out, *overrides):
+    command = [sys.executable, "-m", "experiments.collect", "budget=smoke", *overrides]
     return [*command, f"hydra.run.dir={out}"]
 
 
@@ -52,17 +52,17 @@ def home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("simulator", ENVIRONMENTS)
 def test_a_dataset_is_trained_exported_rolled_out_and_known_by_name(simulator, home, tmp_path):
-    words = ENVIRONMENTS[simulator]
-    run = subprocess.run(collect(tmp_path / "out", *words), capture_output=True, text=True)
+    overrides = ENVIRONMENTS[simulator]
+    run = subprocess.run(collect(tmp_path / "out", *overrides), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    found = {
+    recipes = {
         name: recipe
         for name, recipe in local_datasets().items()
         if recipe.folder == local_folder()
     }
-    assert found
+    assert recipes
     (full,) = (path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
-    for name, recipe in found.items():
+    for name, recipe in recipes.items():
         assert name.startswith(f"local/{full}-")
         assert (
             tmp_path / "out" / full / f"{name.removeprefix('local/')}.png"
@@ -72,11 +72,13 @@ def test_a_dataset_is_trained_exported_rolled_out_and_known_by_name(simulator, h
         # The measure was taken on the very data that seed 0 gives.
         assert data.returns.mean() == pytest.approx(recipe.return_mean)
         assert (data.costs is not None) == (simulator == "bullet")
-        assert recipe.command.startswith(f"python -m experiments.collect budget=smoke {words[0]}")
+        assert recipe.command.startswith(
+            f"python -m experiments.collect budget=smoke {overrides[0]}"
+        )
         for part in recipe.parts:
-            facts = BehaviorPolicy.load(recipe.folder, part.policy).facts
-            assert facts["environment"] == recipe.environment
-            assert facts["rollouts"] == 1 and np.isfinite(facts["return_mean"])
+            provenance = BehaviorPolicy.load(recipe.folder, part.policy).facts
+            assert provenance["environment"] == recipe.environment
+            assert provenance["rollouts"] == 1 and np.isfinite(provenance["return_mean"])
 
 
 def test_an_exported_policy_acts_as_the_trained_one_did(home, tmp_path):
@@ -91,14 +93,14 @@ def test_an_exported_policy_acts_as_the_trained_one_did(home, tmp_path):
         folder = tmp_path / algorithm
         behavior.train("bullet/ballrun", training, 200, folder, cost_weight=0.5)
         exported = behavior.trained_policy(folder, 200)
-        place = behavior.checkpoint(folder, 200)
+        path = behavior.checkpoint(folder, 200)
         # Fewer steps than there are checkpoints of have a checkpoint of their own, too.
         behavior.train("bullet/ballrun", training, 100, folder, cost_weight=0.5)
         assert behavior.checkpoints(folder) == [100, 200]
-        model = behavior.algorithm_class(algorithm).load(place / "model.zip", device="cpu")
+        model = behavior.algorithm_class(algorithm).load(path / "model.zip", device="cpu")
         simulator = psec.envs.make("bullet/ballrun", 1).envs[0]
         normalizer = VecNormalize(DummyVecEnv([lambda env=simulator: env]), clip_obs=np.inf)
-        behavior.read_statistics(normalizer, place)
+        behavior.read_statistics(normalizer, path)
         observations = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
         expected, _ = model.predict(normalizer.normalize_obs(observations), deterministic=True)
         normalizer.close()
@@ -108,12 +110,12 @@ def test_an_exported_policy_acts_as_the_trained_one_did(home, tmp_path):
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="MetaDrive has no release for this Python")
 def test_drivers_are_described_and_rolled_out_without_training(home, tmp_path):
-    words = [
+    overrides = [
         "behavior=metadrive",
         "+policies.wild.driver.wander=0.5",
         "datasets.mixed.parts=[{policy:wild,trajectories:400,noise:0.3}]",
     ]
-    run = subprocess.run(collect(tmp_path / "out", *words), capture_output=True, text=True)
+    run = subprocess.run(collect(tmp_path / "out", *overrides), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     name = "local/metadrive-easymean-mixed"
     recipe = local_datasets()[name]
@@ -138,9 +140,9 @@ def test_acting_needs_neither_torch_nor_sbx(home, tmp_path):
 def test_killed_while_training_it_goes_on_from_the_last_checkpoint(home, tmp_path):
     out = tmp_path / "out"
     others = [f"~policies.{name}" for name in ("balanced", "careful", "poor")]
-    words = ["behavior=carrun", "share=1", "training.every=600", "~datasets.mixed", *others]
+    overrides = ["behavior=carrun", "share=1", "training.every=600", "~datasets.mixed", *others]
     folder = out / "carrun" / "training_cost_weight_0"
-    process = subprocess.Popen(collect(out, *words), start_new_session=True)
+    process = subprocess.Popen(collect(out, *overrides), start_new_session=True)
     try:
         while not list(folder.glob("step_*")):
             assert process.poll() is None
@@ -148,24 +150,22 @@ def test_killed_while_training_it_goes_on_from_the_last_checkpoint(home, tmp_pat
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    before = {
-        place.name: (place / "model.zip").stat().st_mtime_ns for place in folder.glob("step_*")
-    }
+    before = {path.name: (path / "model.zip").stat().st_mtime_ns for path in folder.glob("step_*")}
     assert before
     goal = max(int(name.removeprefix("step_")) for name in before) + 600
-    again = [*words, f"policies.reckless.steps={goal}"]
-    run = subprocess.run(collect(out, *again), capture_output=True, text=True)
+    longer = [*overrides, f"policies.reckless.steps={goal}"]
+    run = subprocess.run(collect(out, *longer), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     trained = [line for line in run.stdout.splitlines() if line.endswith("steps")]
     assert trained == [f"carrun, cost weight 0: {goal:,} steps"]
     for name, written in before.items():
         assert (folder / name / "model.zip").stat().st_mtime_ns == written
-    facts = json.loads((local_folder() / "carrun-reckless.json").read_text())
-    assert facts["environment_steps"] == goal
+    provenance = json.loads((local_folder() / "carrun-reckless.json").read_text())
+    assert provenance["environment_steps"] == goal
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["share=0"], "share must be in"),
         (["+shift.gravty=2"], "gravty"),
@@ -185,9 +185,9 @@ def test_killed_while_training_it_goes_on_from_the_last_checkpoint(home, tmp_pat
         (["behavior=metadrive", "+policies.new.steps=9"], "without a driver need training"),
     ],
 )
-def test_what_cannot_be_collected_is_refused(words, message):
+def test_what_cannot_be_collected_is_refused(overrides, message):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("collect", ["budget=smoke", *words])
+        config = compose("collect", ["budget=smoke", *overrides])
     with pytest.raises(ValueError, match=message):
         parse(config, Collect)
 

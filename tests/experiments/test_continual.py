@@ -77,10 +77,10 @@ def test_every_method_leaves_its_agent_which_gives_its_return_again(finished):
             path = folder / f"{method}-S_to_W"
             key = named_key(jax.random.key(seed), f"evaluate {task}")
             environment = f"dm_control/walker-{task}-v0"
-            found = psec.evaluate(psec.load(path), environment, episodes=1, key=key)
-            np.testing.assert_array_equal(found.returns, measured[method, column, seed])
-            facts = {"method": method, "task": column, "seed": seed}
-            assert psec.agents.provenance(path) == facts
+            evaluation = psec.evaluate(psec.load(path), environment, episodes=1, key=key)
+            np.testing.assert_array_equal(evaluation.returns, measured[method, column, seed])
+            provenance = {"method": method, "task": column, "seed": seed}
+            assert psec.agents.provenance(path) == provenance
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_source_trajectories_join_the_context_networks_data(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "named"),
+    ("override", "message"),
     [
         ("pretrain.stepz=1", "stepz"),
         ("scale=huge", "huge"),
@@ -233,8 +233,8 @@ def test_source_trajectories_join_the_context_networks_data(tmp_path):
         ("evaluation.best=true", "curve_every"),
     ],
 )
-def test_a_wrong_configuration_is_refused_and_named(override, named):
-    with pytest.raises((ConfigError, HydraException), match=named):
+def test_a_wrong_configuration_is_refused_and_named(override, message):
+    with pytest.raises((ConfigError, HydraException), match=message):
         configure(override)
 
 
@@ -246,10 +246,10 @@ def test_the_configuration_names_the_samplers_noise(overrides, noise):
 
 
 def test_the_best_state_is_of_one_seed():
-    words = ["evaluation.best=true", "evaluation.curve_every=5", "seeds=[0,1]"]
+    overrides = ["evaluation.best=true", "evaluation.curve_every=5", "seeds=[0,1]"]
     with pytest.raises(ConfigError, match=r"best keeps the best state of one seed; use side_by"):
-        configure(*words)
-    configure(*words, "side_by_side=false")
+        configure(*overrides)
+    configure(*overrides, "side_by_side=false")
 
 
 def test_mixing_noise_needs_the_diffusion_backbone():

@@ -57,8 +57,8 @@ def test_every_method_leaves_its_agent_which_gives_its_return_again(finished):
     for row in returns:
         if row.method in ("iql", "psec"):
             agent = psec.load(folder / row.method)
-            found = psec.evaluate(agent, "mujoco/walker2d-v4", episodes=1, key=key)
-            np.testing.assert_array_equal(found.returns, row.values)
+            evaluation = psec.evaluate(agent, "mujoco/walker2d-v4", episodes=1, key=key)
+            np.testing.assert_array_equal(evaluation.returns, row.values)
             assert psec.agents.provenance(folder / row.method)["task"] == row.task
 
 
@@ -112,8 +112,8 @@ def test_baselines_act_as_their_plans_say_and_may_be_trained_with_others(tmp_pat
     """Several seeds side by side, whose actors differ, at the smallest sizes."""
     names = ("td3bc", "cql", "rebrac")
     small = "{backbone: {network: {hidden: [8]}}, batch_size: 16}"
-    words = [f"baselines.{name}={small}" for name in names]
-    config = configure("seeds=[0,1]", f"methods=[{','.join(names)}]", *words)
+    overrides = [f"baselines.{name}={small}" for name in names]
+    config = configure("seeds=[0,1]", f"methods=[{','.join(names)}]", *overrides)
     for plan in config.baselines.values():
         backbone = plan.backbone(action_size=2)
         assert backbone.deterministic and backbone.network.hidden == (8,)
@@ -175,7 +175,7 @@ def test_a_column_is_named_by_robot_data_and_shift(dataset, column):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["shift=wind"], "which walker2d has no data of; expected one or more of"),
         (["shift=gravity+gravity"], "names a source twice"),
@@ -198,14 +198,14 @@ def test_a_column_is_named_by_robot_data_and_shift(dataset, column):
         ),
     ],
 )
-def test_bad_words_are_refused_before_anything_is_computed(words, message):
+def test_bad_words_are_refused_before_anything_is_computed(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        configure(*words)
+        configure(*overrides)
 
 
 def test_a_robot_whose_data_have_other_sizes_is_refused(tmp_path):
-    words = ("target.dataset=local/walker-walk-expert", "target.trajectories=1")
+    overrides = ("target.dataset=local/walker-walk-expert", "target.trajectories=1")
     recorder = Recorder(tmp_path)
     with pytest.raises(ValueError, match="use data of the same robot"):
-        run(configure(*words, "methods=[psec]"), tmp_path, recorder)
+        run(configure(*overrides, "methods=[psec]"), tmp_path, recorder)
     recorder.close()

@@ -43,12 +43,17 @@ class Callbacks:
     def on_job_end(self, **_): ...
 
 
-def run_one(setting: str, out: Path, *words: str, mode: str = "MULTIRUN") -> JobReturn:
+def run_one(setting: str, out: Path, *overrides: str, mode: str = "MULTIRUN") -> JobReturn:
     """One job as Hydra runs it, in ``out/<its folder>``."""
-    said = [*words, "scale=smoke", "progress=false"]
-    overrides = [*said, f"hydra.sweep.dir={out}", f"hydra.run.dir={out}", f"hydra.mode={mode}"]
+    job_overrides = [*overrides, "scale=smoke", "progress=false"]
+    hydra_overrides = [
+        *job_overrides,
+        f"hydra.sweep.dir={out}",
+        f"hydra.run.dir={out}",
+        f"hydra.mode={mode}",
+    ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3", job_name=setting):
-        config = compose(setting, overrides, return_hydra_config=True)
+        config = compose(setting, hydra_overrides, return_hydra_config=True)
     single = mode == "RUN"
     return run_job(
         task_function=SETTINGS[setting].main,
@@ -65,7 +70,7 @@ def stand_in(values: dict[tuple[str, str, int, str], float]):
 
     def run(config, out, recorder):
         for (method, task, seed, metric), value in values.items():
-            found = Evaluation(np.array([value]), np.array([1]), np.array([value]))
+            evaluation = Evaluation(np.array([value]), np.array([1]), np.array([value]))
             recorder.evaluation(
                 setting="x",
                 task=task,
@@ -73,7 +78,7 @@ def stand_in(values: dict[tuple[str, str, int, str], float]):
                 seed=seed,
                 step=1,
                 metric=metric,
-                evaluation=found,
+                evaluation=evaluation,
             )
         recorder.text("table.md", "| |")
 
@@ -100,8 +105,8 @@ def test_a_failing_job_is_recorded_and_returns_nan_and_a_single_run_ends_with_1(
         raise error
 
     monkeypatch.setattr(continual, "run", fail)
-    found = run_one("continual", tmp_path)
-    assert found.status is JobStatus.COMPLETED and math.isnan(found.return_value)
+    job = run_one("continual", tmp_path)
+    assert job.status is JobStatus.COMPLETED and math.isnan(job.return_value)
     (folder,) = tmp_path.iterdir()
     status = Status.read(folder)
     assert status.state == "failed" and status.error == f"{type(error).__name__}: {error}"
@@ -129,8 +134,8 @@ def test_a_job_that_is_refused_before_it_begins_is_failed_too(tmp_path, monkeypa
 
 def test_a_job_that_another_process_is_at_work_on_keeps_that_ones_status(tmp_path, monkeypatch):
     monkeypatch.setattr(continual, "run", stand_in({}))
-    words = ["seeds=[0]", "scale=smoke"]
-    folder = tmp_path / job_folder([*words, "progress=false"])
+    overrides = ["seeds=[0]", "scale=smoke"]
+    folder = tmp_path / job_folder([*overrides, "progress=false"])
     folder.mkdir()
     with alone_in(folder):
         assert math.isnan(run_one("continual", tmp_path, "seeds=[0]").return_value)
@@ -183,13 +188,13 @@ def test_a_job_returns_the_measurement_that_is_to_be_optimized(setting, tmp_path
     keys = [(m, c, s, k) for m in methods for c in columns for s in seeds for k in metrics]
     values = {key: float(2**number) for number, key in enumerate(keys)}
     monkeypatch.setattr(SETTINGS[setting], "run", stand_in(values))
-    words = [f"methods=[{','.join(methods)}]", "seeds=[0,1]"]
+    overrides = [f"methods=[{','.join(methods)}]", "seeds=[0,1]"]
 
     def mean(method, metric, tasks=columns):
         return np.mean([values[method, task, seed, metric] for task in tasks for seed in seeds])
 
     def returned(*more):
-        return run_one(setting, tmp_path, *words, *more).return_value
+        return run_one(setting, tmp_path, *overrides, *more).return_value
 
     for _ in range(2):
         assert returned() == mean(methods[1], metrics[0])
@@ -203,9 +208,9 @@ def test_a_job_returns_the_measurement_that_is_to_be_optimized(setting, tmp_path
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def start(*words: str, program: str = "continual", **environment: str) -> subprocess.Popen:
+def start(*overrides: str, program: str = "continual", **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", f"experiments.{program}", *words],
+        [sys.executable, "-W", "ignore", "-m", f"experiments.{program}", *overrides],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
@@ -217,10 +222,15 @@ def start(*words: str, program: str = "continual", **environment: str) -> subpro
 def test_a_job_that_is_killed_outright_is_in_the_list_too(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     out = tmp_path / "sweep"
-    words = ["scale=smoke", "methods=[zero_shot]", "chain=walker_walk", "pretrain.steps=100000000"]
+    overrides = [
+        "scale=smoke",
+        "methods=[zero_shot]",
+        "chain=walker_walk",
+        "pretrain.steps=100000000",
+    ]
     # Of one, joblib would run the job in the sweep's own process.
-    words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    process = start("-m", *words, f"hydra.sweep.dir={out}")
+    overrides += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = start("-m", *overrides, f"hydra.sweep.dir={out}")
     try:
         while not any(path.read_text() for path in out.glob("*/metrics.jsonl")):
             assert process.poll() is None
@@ -246,9 +256,9 @@ def test_a_sweep_with_one_job_twice_is_refused(tmp_path):
 
 
 def test_jobs_of_an_older_sweep_in_the_same_folder_are_not_counted(tmp_path):
-    words = ["-m", "scale=smoke", "adapter.rank=0", f"hydra.sweep.dir={tmp_path}"]
+    overrides = ["-m", "scale=smoke", "adapter.rank=0", f"hydra.sweep.dir={tmp_path}"]
     for seed in (0, 1):
-        process = start(*words, f"seeds=[{seed}]")
+        process = start(*overrides, f"seeds=[{seed}]")
         _, errors = process.communicate()
         assert process.returncode == 1
         assert errors.count("\nfailed ") == 1 and "1 of 1 jobs are not done:" in errors
@@ -261,8 +271,8 @@ def test_the_state_of_a_sweep_may_be_read_in_part(tmp_path):
             pass
         (tmp_path / str(index)).mkdir()
         (tmp_path / "status.json").rename(tmp_path / str(index) / "status.json")
-    named = "hydra: {sweep: {subdir: x}, sweeper: {_target_: Other}}"
-    (tmp_path / "multirun.yaml").write_text(named)
+    content = "hydra: {sweep: {subdir: x}, sweeper: {_target_: Other}}"
+    (tmp_path / "multirun.yaml").write_text(content)
     command = [sys.executable, "-m", "experiments.sweeping", tmp_path]
     reading, writing = os.pipe()
     os.close(reading)
@@ -274,7 +284,7 @@ def test_the_state_of_a_sweep_may_be_read_in_part(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("word", "expected"),
+    ("override", "expected"),
     [
         ("base=~/a/b", "base=HOME/a/b"),
         ("hydra.run.dir='~/a b'", "hydra.run.dir='HOME/a b'"),
@@ -286,9 +296,9 @@ def test_the_state_of_a_sweep_may_be_read_in_part(tmp_path):
         ("base=/x/~/b", "base=/x/~/b"),
     ],
 )
-def test_a_value_may_begin_with_the_home(word, expected, monkeypatch):
+def test_a_value_may_begin_with_the_home(override, expected, monkeypatch):
     monkeypatch.setenv("HOME", "/home/them")
-    assert with_home(word) == expected.replace("HOME", "/home/them")
+    assert with_home(override) == expected.replace("HOME", "/home/them")
 
 
 def test_configured_paths_may_begin_with_the_home(tmp_path, library, monkeypatch):

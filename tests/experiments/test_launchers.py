@@ -65,10 +65,10 @@ def test_every_study_is_below():
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_plans_its_jobs_and_they_can_be_run(study, composed, tmp_path):
     setting, swept = STUDIES[study]
-    said = [f"+study={study}", "scale=smoke"]
-    OmegaConf.save(composed(setting, *said), tmp_path / "multirun.yaml")
-    words = [[f"{key}={value}" for value in values] for key, values in swept.items()]
-    jobs = [[*job, *said] for job in itertools.product(*words)]
+    common = [f"+study={study}", "scale=smoke"]
+    OmegaConf.save(composed(setting, *common), tmp_path / "multirun.yaml")
+    overrides = [[f"{key}={value}" for value in values] for key, values in swept.items()]
+    jobs = [[*job, *common] for job in itertools.product(*overrides)]
     assert sorted(planned(tmp_path)) == sorted(job_folder(job) for job in jobs)
     schema, check = SETTINGS[setting]
     for job in (jobs[0], jobs[-1]):
@@ -89,8 +89,8 @@ def test_what_is_said_beside_a_study_holds(composed, tmp_path):
 
 def test_each_robot_of_a_study_has_its_own_target(composed):
     for robot in ("halfcheetah", "walker2d"):
-        words = [f"robot={robot}", "+target=medium-replay", "+study=dynamics_shift"]
-        assert composed("dynamics_shift", *words).target.dataset == f"{robot}-medium-replay-v2"
+        overrides = [f"robot={robot}", "+target=medium-replay", "+study=dynamics_shift"]
+        assert composed("dynamics_shift", *overrides).target.dataset == f"{robot}-medium-replay-v2"
         local = composed("dynamics_shift", f"robot={robot}", "+target=local-medium-good")
         assert local.target.dataset == f"local/{robot}-medium-good"
 
@@ -107,9 +107,9 @@ def test_a_launchers_preset_is_what_the_launcher_takes(launcher, setting, compos
 
 @pytest.mark.parametrize("launcher", PACKAGES)
 def test_a_missing_launcher_is_named_in_one_line(launcher, tmp_path):
-    words = ["x", "--multirun", f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path}"]
+    arguments = ["x", "--multirun", f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path}"]
     program = (
-        f"import runpy, sys; sys.argv = {words}; sys.modules[{PACKAGES[launcher]!r}] = None; "
+        f"import runpy, sys; sys.argv = {arguments}; sys.modules[{PACKAGES[launcher]!r}] = None; "
         "runpy.run_module('experiments.continual', run_name='__main__', alter_sys=True)"
     )
     process = subprocess.run(

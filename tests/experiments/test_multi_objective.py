@@ -80,8 +80,8 @@ def test_every_method_leaves_its_agent_which_gives_its_costs_again(finished):
     for row in results.read([out / "results.jsonl"]):
         if row.metric == "cost" and row.method in ("fisor", "psec", "frugal"):
             agent = psec.load(folder / row.method)
-            found = psec.evaluate(agent, "bullet/ballrun", episodes=2, key=key)
-            np.testing.assert_array_equal(found.costs, row.values)
+            evaluation = psec.evaluate(agent, "bullet/ballrun", episodes=2, key=key)
+            np.testing.assert_array_equal(evaluation.costs, row.values)
 
 
 def test_a_run_measures_reward_and_cost_of_every_method(finished):
@@ -146,7 +146,7 @@ def test_a_limit_that_nothing_keeps_matters_only_to_methods_that_choose(method, 
 
 
 @pytest.mark.parametrize(
-    ("said", "task"),
+    ("alias", "task"),
     [
         ("OfflineCarRun-v0", "bullet/carrun"),
         ("dsrl/OfflineCarRunGymnasium-v0", "bullet/carrun"),
@@ -155,13 +155,13 @@ def test_a_limit_that_nothing_keeps_matters_only_to_methods_that_choose(method, 
         ("metadrive/easymean", "metadrive/easymean"),
     ],
 )
-def test_a_task_may_be_called_as_dsrl_does(said, task):
-    assert configure(f"task={said}") == configure(f"task={task}")
-    assert configure(f"task={said}").task == task
+def test_a_task_may_be_called_as_dsrl_does(alias, task):
+    assert configure(f"task={alias}") == configure(f"task={task}")
+    assert configure(f"task={alias}").task == task
 
 
 @pytest.mark.parametrize(
-    ("words", "name"),
+    ("overrides", "name"),
     [
         (["task=metadrive/easymean"], "local/metadrive-easymean-mixed"),
         (["task=bullet/ballrun"], "local/ballrun-mixed"),
@@ -169,12 +169,12 @@ def test_a_task_may_be_called_as_dsrl_does(said, task):
         (["dataset=mine.hdf5"], "mine.hdf5"),
     ],
 )
-def test_data_are_named_by_task_and_source(words, name):
-    assert dataset_name(configure(*words)) == name
+def test_data_are_named_by_task_and_source(overrides, name):
+    assert dataset_name(configure(*overrides)) == name
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["task=bullet/planerun"], "task 'bullet/planerun' is unknown"),
         (["task=mujoco/walker2d-v4"], "is unknown; expected one of bullet/antrun"),
@@ -204,9 +204,9 @@ def test_data_are_named_by_task_and_source(words, name):
         (["backbone=gaussian", "methods=[nsec]"], "only a diffusion backbone"),
     ],
 )
-def test_bad_words_are_refused_before_anything_is_computed(words, message):
+def test_bad_words_are_refused_before_anything_is_computed(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        configure(*words)
+        configure(*overrides)
 
 
 def refused(folder: Path, *overrides: str) -> str:
@@ -235,14 +235,14 @@ def test_a_limit_that_nothing_keeps_says_how_far_it_would_have_to_go(methods, un
 
 
 @pytest.mark.parametrize(
-    ("dataset", "said"),
+    ("dataset", "alias"),
     [("none.hdf5", "none.hdf5 is missing"), ("CarRum", "did you mean dsrl/CarRun")],
 )
-def test_data_that_are_not_there_end_the_run_in_one_line(dataset, said, tmp_path):
+def test_data_that_are_not_there_end_the_run_in_one_line(dataset, message, tmp_path):
     process = launch(tmp_path / "run", f"dataset={dataset}")
     assert process.returncode == 1
     (line,) = process.stderr.splitlines()[-1:]
-    assert line.startswith("error: ") and said in line
+    assert line.startswith("error: ") and message in line
     assert "Traceback" not in process.stderr
 
 

@@ -36,14 +36,14 @@ TINY = (
 )
 
 
-def composed(setting: str, *words: str):
+def composed(setting: str, *overrides: str):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(setting, list(words))
+        return compose(setting, list(overrides))
 
 
-def configure(setting: str, *words: str):
+def configure(setting: str, *overrides: str):
     schema, runner = SETTINGS[setting]
-    config = parse(composed(setting, *words), schema)
+    config = parse(composed(setting, *overrides), schema)
     runner.check(config)
     return config
 
@@ -109,7 +109,7 @@ def test_at_every_scale_each_learner_can_reach_what_it_is_to_learn(setting, scal
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"),
+    ("setting", "overrides"),
     [
         ("continual", ["chain=walker_walk", "methods=[asec,nsec,nsec_skills,psec,psec_fixed]"]),
         ("dynamics_shift", ["methods=[scratch,nsec,psec,psec_fixed]", "best_of.candidates=2"]),
@@ -120,29 +120,36 @@ def test_at_every_scale_each_learner_can_reach_what_it_is_to_learn(setting, scal
     ],
 )
 @pytest.mark.filterwarnings("ignore:in 4 updates at learning rate")
-def test_the_published_choices_run_in_every_setting(setting, words, tmp_path, ballrun):
+def test_the_published_choices_run_in_every_setting(setting, overrides, tmp_path, ballrun):
     if setting == "multi_objective":
-        own = tmp_path / "context.hdf5"
-        write_hdf5(own, psec.load_dataset(str(ballrun)).take(2))
-        words = [*words, f"dataset={ballrun}", f"context_dataset={own}", "cost_limit=100"]
-    config = configure(setting, "scale=paper", *TINY, *words)
+        context_file = tmp_path / "context.hdf5"
+        write_hdf5(context_file, psec.load_dataset(str(ballrun)).take(2))
+        overrides = [
+            *overrides,
+            f"dataset={ballrun}",
+            f"context_dataset={context_file}",
+            "cost_limit=100",
+        ]
+    config = configure(setting, "scale=paper", *TINY, *overrides)
     SETTINGS[setting][1].run(config, tmp_path, Recorder(tmp_path))
     assert (tmp_path / "table.md").exists()
 
 
 def test_a_context_dataset_is_what_the_context_network_is_trained_on(tmp_path, ballrun):
     whole = psec.load_dataset(str(ballrun))
-    own = tmp_path / "context.hdf5"
-    write_hdf5(own, whole.take(2))
-    words = ["task=bullet/ballrun", f"dataset={ballrun}", "cost_limit=100"]
+    context_file = tmp_path / "context.hdf5"
+    write_hdf5(context_file, whole.take(2))
+    overrides = ["task=bullet/ballrun", f"dataset={ballrun}", "cost_limit=100"]
     chosen = multi_objective.Data.chosen(
-        configure("multi_objective", *words, f"context_dataset={own}")
+        configure("multi_objective", *overrides, f"context_dataset={context_file}")
     )
     assert len(chosen.mixing) == len(whole.take(2)) and chosen.best is None
-    usual = multi_objective.Data.chosen(configure("multi_objective", *words))
+    usual = multi_objective.Data.chosen(configure("multi_objective", *overrides))
     assert usual.mixing is usual.best.data
-    write_hdf5(own, psec.TransitionDataset(np.zeros((4, 3)), np.zeros((4, 2)), *np.zeros((3, 4))))
-    another = configure("multi_objective", *words, f"context_dataset={own}")
+    write_hdf5(
+        context_file, psec.TransitionDataset(np.zeros((4, 3)), np.zeros((4, 2)), *np.zeros((3, 4)))
+    )
+    another = configure("multi_objective", *overrides, f"context_dataset={context_file}")
     with pytest.raises(ConfigError, match=r"\(3, 2\) of the context network's data"):
         multi_objective.run(another, tmp_path / "run", Recorder(tmp_path / "run"))
 
@@ -172,15 +179,15 @@ def test_every_switch_that_the_page_names_exists():
     """Words such as ``composer.start=zero`` in its last column are overrides of some setting."""
     page = PAGE.read_text()
     rows = [line.split("|")[-2] for line in page.splitlines() if line.startswith("| ")][2:]
-    words = {word for row in rows for word in re.findall(r"`([a-z_.]+)=[^`(]*`", row)}
-    words |= {word for row in rows for word in re.findall(r"`([a-z_]+\.[a-z_.]+)`", row)}
+    keys = {word for row in rows for word in re.findall(r"`([a-z_.]+)=[^`(]*`", row)}
+    keys |= {word for row in rows for word in re.findall(r"`([a-z_]+\.[a-z_.]+)`", row)}
     known = set()
     for setting in SETTINGS:
         for scale in ("demo", "paper"):
             config = OmegaConf.to_container(composed(setting, f"scale={scale}"), resolve=True)
             known |= set(_names(config))
-    assert len(words) > 15
-    assert words <= known
+    assert len(keys) > 15
+    assert keys <= known
 
 
 def _names(config, prefix=""):

@@ -63,8 +63,8 @@ def test_the_return_of_demonstrations_is_reported_where_they_have_rewards(
     runner, schema, task, metric, line = SETTINGS[setting]
     chain = ["chain=walker_walk"] if setting == "continual" else []
     with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
-        words = ["scale=smoke", "methods=[scratch]", "seeds=[0]", *chain]
-        config = parse(compose(setting, words), schema)
+        overrides = ["scale=smoke", "methods=[scratch]", "seeds=[0]", *chain]
+        config = parse(compose(setting, overrides), schema)
     ends = np.array([False, True])
     rewards = np.array([4, 5]) if rewarded else None
     data = psec.TransitionDataset(np.zeros((2, 3)), np.zeros((2, 1)), rewards, np.zeros(2), ends)
@@ -72,9 +72,9 @@ def test_the_return_of_demonstrations_is_reported_where_they_have_rewards(
     where = {"setting": setting, "seed": 0}
     recorder.demonstrations(data, task=task, **where)
     column = "S→W" if setting == "continual" else task
-    found = psec.evaluation.Evaluation(np.ones(2), np.ones(2))
+    evaluation = psec.evaluation.Evaluation(np.ones(2), np.ones(2))
     recorder.evaluation(
-        method="scratch", task=column, step=1, evaluation=found, metric=metric, **where
+        method="scratch", task=column, step=1, evaluation=evaluation, metric=metric, **where
     )
     runner.report(config, recorder)
     recorder.close()

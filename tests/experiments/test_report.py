@@ -96,8 +96,8 @@ def test_rewards_and_costs_of_several_tasks_and_limits_are_normalized(tmp_path):
 
 
 def test_runs_of_one_cell_in_different_configurations_are_refused_and_seeds_are_pooled(tmp_path):
-    def write(name, seed, **words):
-        config = {"seeds": [seed], "logger": {"kind": name}, "adapter": {"rank": 8}, **words}
+    def write(name, seed, **settings):
+        config = {"seeds": [seed], "logger": {"kind": name}, "adapter": {"rank": 8}, **settings}
         write_run(tmp_path / name, config, [("psec", seed, "return", 1, [float(seed)])])
 
     write("a", 0)

@@ -33,8 +33,8 @@ SMALL = ("scale=smoke", "chain=walker_walk", "evaluation.episodes=1", "progress=
 
 def contents(out: Path) -> dict[str, bytes]:
     patterns = ("*.jsonl", "table.md", "*.csv", "seed_*/library/**/*", "seed_*/agents/**/*")
-    found = {path for pattern in patterns for path in out.glob(pattern) if path.is_file()}
-    return {str(path.relative_to(out)): path.read_bytes() for path in found}
+    files = {path for pattern in patterns for path in out.glob(pattern) if path.is_file()}
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -42,12 +42,18 @@ def test_seeds_side_by_side_stopped_within_each_stage_come_to_the_same_end(
     setting, tmp_path, monkeypatch, ballrun
 ):
     """Each start is stopped in the first fit that has anything left to learn."""
-    runner, schema, words = SETTINGS[setting]
-    words = ["scale=smoke", "methods=[psec]", "seeds=[0,1]", "evaluation.episodes=1", *words]
+    runner, schema, overrides = SETTINGS[setting]
+    overrides = [
+        "scale=smoke",
+        "methods=[psec]",
+        "seeds=[0,1]",
+        "evaluation.episodes=1",
+        *overrides,
+    ]
     if setting == "multi_objective":
-        words.append(f"dataset={ballrun}")
+        overrides.append(f"dataset={ballrun}")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = parse(compose(setting, [*words, "progress=false"]), schema)
+        config = parse(compose(setting, [*overrides, "progress=false"]), schema)
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
     runner.run(config, undisturbed, Recorder(undisturbed))
     stops = []
@@ -69,8 +75,8 @@ def test_seeds_side_by_side_stopped_within_each_stage_come_to_the_same_end(
     assert contents(stopped) == contents(undisturbed)
 
 
-def start(*words: str, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "experiments.continual", *words, *SMALL]
+def start(*overrides: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "experiments.continual", *overrides, *SMALL]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -159,12 +165,12 @@ def test_a_sweep_that_was_killed_goes_on_with_what_is_not_finished(tmp_path):
 
 
 def test_a_jobs_folder_follows_from_its_words_but_not_from_how_they_are_said():
-    words = ["seeds=[0,1]", "adapter.rank=8", "target.dataset=a/b"]
-    name = job_folder(words)
+    overrides = ["seeds=[0,1]", "adapter.rank=8", "target.dataset=a/b"]
+    name = job_folder(overrides)
     passing = ["progress=false", "logger=wandb", "+logger.mode=offline"]
-    assert name == job_folder([*passing, *words[::-1]])
+    assert name == job_folder([*passing, *overrides[::-1]])
     assert "/" not in name and len(name) < 100
-    assert len({job_folder([*words, f"adapter.scale={s}"]) for s in range(50)}) == 50
+    assert len({job_folder([*overrides, f"adapter.scale={s}"]) for s in range(50)}) == 50
     assert job_folder(["seeds=[0]", "x=1"]) != job_folder(["seeds=[0,x=1]"])
     assert len(job_folder(["chain=walker"] * 100)) < 100
 
@@ -185,8 +191,8 @@ def test_a_failed_run_says_why_and_one_that_ended_well_is_finished(tmp_path):
 @pytest.mark.parametrize("host", [socket.gethostname(), "elsewhere"])
 def test_running_is_who_holds_the_lock_on_whatever_host_and_by_whatever_number(host, tmp_path):
     """A killed run's number may be another process' by now, here this one's."""
-    facts = {"state": "running", "host": host, "process": os.getpid()}
-    (tmp_path / "status.json").write_text(json.dumps(facts))
+    status = {"state": "running", "host": host, "process": os.getpid()}
+    (tmp_path / "status.json").write_text(json.dumps(status))
     assert Status.read(tmp_path).state == "interrupted"
     with alone_in(tmp_path):
         assert Status.read(tmp_path).state == "running"
@@ -224,6 +230,6 @@ def test_a_full_disk_ends_a_run_in_one_line(tmp_path, small_disk):
     process = start("methods=[zero_shot]", f"hydra.run.dir={out}")
     _, errors = process.communicate()
     assert process.returncode == 1
-    said = f"error: cannot save {out}/results.jsonl (No space left on device); what was saved"
-    assert errors.splitlines()[-1].startswith(said)
+    message = f"error: cannot save {out}/results.jsonl (No space left on device); what was saved"
+    assert errors.splitlines()[-1].startswith(message)
     assert Status.read(out).state == "failed"

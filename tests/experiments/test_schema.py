@@ -31,9 +31,9 @@ SETTINGS = {
 }
 
 
-def composed(setting: str, *words: str) -> dict[str, Any]:
+def composed(setting: str, *overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return OmegaConf.to_container(compose(setting, list(words)), resolve=True)
+        return OmegaConf.to_container(compose(setting, list(overrides)), resolve=True)
 
 
 def whole(setting: str, data: dict[str, Any]) -> Any:
@@ -225,9 +225,14 @@ def test_a_backbone_of_ones_own_is_a_choice_like_others(tmp_path):
     (tmp_path / "backbone" / "flow.yaml").write_text(
         "kind: flows.FlowMatching\nnetwork: {kind: flows.VelocityNetwork, hidden: [4]}\n"
     )
-    words = ["scale=smoke", "backbone=flow", f"hydra.searchpath=[{tmp_path}]", "backbone.steps=2"]
-    words[-1] = "+backbone.steps=2"
-    config = build(Continual, composed("continual", *words))
+    overrides = [
+        "scale=smoke",
+        "backbone=flow",
+        f"hydra.searchpath=[{tmp_path}]",
+        "backbone.steps=2",
+    ]
+    overrides[-1] = "+backbone.steps=2"
+    config = build(Continual, composed("continual", *overrides))
     continual.check(config)
     assert config.backbone(action_size=6) == FlowMatching(6, VelocityNetwork((4,)), steps=2)
 

@@ -19,8 +19,8 @@ from psec_jax import SkillLibrary
 from psec_jax.report import results
 
 ROOT = Path(__file__).parents[2]
-WORDS = ["scale=smoke", "chain=walker_walk", "methods=[zero_shot]", "seeds=[0,1]"]
-WORDS += ["pretrain.steps=1000", "evaluation.episodes=1", "progress=false"]
+OVERRIDES = ["scale=smoke", "chain=walker_walk", "methods=[zero_shot]", "seeds=[0,1]"]
+OVERRIDES += ["pretrain.steps=1000", "evaluation.episodes=1", "progress=false"]
 # Told to stop while the first chunk of updates is asked about, when others are still to come.
 STOPPED = """
 import os, runpy, signal
@@ -40,17 +40,21 @@ def start(*outs: Path, stopped: bool = False) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    said = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PLATFORMS": "cpu"}
+    environment = {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PLATFORMS": "cpu",
+    }
     program = ["-m", "experiments.continual"]
     return [
         subprocess.Popen(
             [
                 sys.executable,
                 *(["-c", STOPPED] if stopped and index else program),
-                *(*WORDS, f"hydra.run.dir={outs[index]}"),
+                *(*OVERRIDES, f"hydra.run.dir={outs[index]}"),
             ],
             cwd=ROOT,
-            env={**os.environ, **said, "JAX_PROCESS_ID": str(index)},
+            env={**os.environ, **environment, "JAX_PROCESS_ID": str(index)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -61,15 +65,15 @@ def start(*outs: Path, stopped: bool = False) -> list[subprocess.Popen]:
 
 def ended(processes: list[subprocess.Popen], code: int) -> tuple[list[str], list[str]]:
     """What each printed, and its errors, after all ended with ``code``."""
-    said = [process.communicate() for process in processes]
-    for process, (_, errors) in zip(processes, said, strict=True):
+    outputs = [process.communicate() for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == code, errors[-3000:]
-    return tuple(map(list, zip(*said, strict=True)))
+    return tuple(map(list, zip(*outputs, strict=True)))
 
 
 def test_two_processes_stop_together_go_on_and_leave_what_one_does(tmp_path):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = parse(compose("continual", WORDS), Continual)
+        config = parse(compose("continual", OVERRIDES), Continual)
     alone, out = tmp_path / "alone", tmp_path / "run"
     alone.mkdir()
     run(config, alone, Recorder(alone))

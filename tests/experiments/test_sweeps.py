@@ -219,7 +219,7 @@ def test_what_a_launcher_is_given_is_found_by_its_name(program):
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_hydras_own_options_and_names_stay(program):
     options = (["--help"], ["--cfg", "job"], ["--cfg", "hydra"])
-    codes, printed, errors = run(*([program, *words] for words in options))
+    codes, printed, errors = run(*([program, *option] for option in options))
     assert codes == [0, 0, 0], errors
     assert printed[0].startswith(f"{program} is powered by Hydra.")
     assert "hydra" not in yaml.safe_load(printed[1])

@@ -126,13 +126,13 @@ def test_at_the_end_all_measurements_and_their_means_over_seeds_are_tables(tmp_p
         measure(recorder, "psec", 1, [5.0, 7.0])
         measure(recorder, "psec", 1, [5.0, 7.0], metric="cost")
         assert not tables(wandb.run)
-    found = tables(wandb.run)
+    logged = tables(wandb.run)
     written = results.read([tmp_path / "results.jsonl"])
-    assert [results.Measurement(**row) for row in found["results"]] == written
-    (mean,) = found["means_return"]
+    assert [results.Measurement(**row) for row in logged["results"]] == written
+    (mean,) = logged["means_return"]
     assert (mean["label"], mean["mean"], mean["seeds"], mean["episodes"]) == ("psec S→W", 4, 2, 4)
     assert mean["low"] < 4 < mean["high"]
-    assert [row["mean"] for row in found["means_cost"]] == [0.5]
+    assert [row["mean"] for row in logged["means_cost"]] == [0.5]
     assert wandb.run.summary["return/psec_S_W"] == 4
 
 
@@ -247,8 +247,8 @@ def test_wandbs_own_variables_are_obeyed_where_the_configuration_is_silent(
 ):
     names = ("mode", "project", "entity", "name", "group", "tags", "dir")
 
-    def begun(**said):
-        with start_recording(tmp_path / "run", {}, Logger("wandb", **said)):
+    def begun(**options):
+        with start_recording(tmp_path / "run", {}, Logger("wandb", **options)):
             return tuple(wandb.begun[-1][name] for name in names)
 
     folder = str(tmp_path / "run")
@@ -257,10 +257,10 @@ def test_wandbs_own_variables_are_obeyed_where_the_configuration_is_silent(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "there"))
     # W&B reads the variables itself of which nothing is said.
-    their = ("their-project", None, "their-name", None, None)
-    assert begun() == ("offline", *their, str(tmp_path / "there"))
-    said = {"project": "p", "entity": "e", "name": "n", "group": "g", "tags": ["t"]}
-    assert begun(mode="disabled", **said) == (
+    from_variables = ("their-project", None, "their-name", None, None)
+    assert begun() == ("offline", *from_variables, str(tmp_path / "there"))
+    options = {"project": "p", "entity": "e", "name": "n", "group": "g", "tags": ["t"]}
+    assert begun(mode="disabled", **options) == (
         *("disabled", "p", "e", "n", "g", ["t"]),
         str(tmp_path / "there"),
     )

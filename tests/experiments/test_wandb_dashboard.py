@@ -37,15 +37,15 @@ PANELS = {title: (kind, source) for panels in SECTIONS.values() for title, kind,
     }.items(),
 )
 def test_a_metric_is_in_the_panel_of_its_stage(metric, titles):
-    lines = {title: what for title, (kind, what) in PANELS.items() if kind == "lines"}
-    assert {title for title, what in lines.items() if re.search(what, metric)} == titles
+    lines = {title: source for title, (kind, source) in PANELS.items() if kind == "lines"}
+    assert {title for title, source in lines.items() if re.search(source, metric)} == titles
 
 
 def test_the_regular_expressions_are_such_that_every_engine_knows_them():
     """Browsers, Go and Python: no look-around, no back references."""
-    for kind, what in PANELS.values():
+    for kind, source in PANELS.values():
         if kind == "lines":
-            assert not re.search(r"\(\?|\\[1-9]", what)
+            assert not re.search(r"\(\?|\\[1-9]", source)
 
 
 def test_the_script_finds_the_project_from_anywhere(tmp_path):
@@ -64,10 +64,10 @@ def test_every_panel_of_the_file_becomes_one_of_wandbs():
     built = workspace("me", "p")
     assert (built.entity, built.project, built.name) == ("me", "p", "PSEC")
     assert [section.name for section in built.sections] == list(SECTIONS)
-    named = {"LinePlot": "lines", "CustomChart": "bars", "MediaBrowser": "media"}
+    kinds = {"LinePlot": "lines", "CustomChart": "bars", "MediaBrowser": "media"}
     for section, planned in zip(built.sections, SECTIONS.values(), strict=True):
         for panel, (_, kind, _) in zip(section.panels, planned, strict=True):
-            assert named.get(type(panel).__name__, "table") == kind
+            assert kinds.get(type(panel).__name__, "table") == kind
     built._to_model()
 
 
