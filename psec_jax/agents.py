@@ -5,8 +5,8 @@ A saved agent is a folder of ``agent.json``, which describes it (``psec_jax.desc
 of each policy within; nothing is pickled.
 """
 
+import importlib.metadata
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,20 +44,20 @@ def save(agent: "Agent", path: str | Path, /, **provenance: Any) -> None:
     written ``ValueError`` naming what cannot be stored and ``TypeError`` for other provenance.
     """
     path = storage.expanded(path)
-    facts, described = _described(agent)
+    metadata, described = _described(agent)
     recorded = {"provenance": json_data(provenance, "provenance"), "versions": _versions()}
     try:
-        again = _restored(facts, described.tensors, described.functions, "this agent")
+        again = _restored(metadata, described.tensors, described.functions, "this agent")
     except BrokenFile as error:
         raise ValueError(f"{type(agent).__name__} could not be loaded again: {error}") from error
-    if _described(again)[0] != facts:
+    if _described(again)[0] != metadata:
         raise ValueError(
             f"{type(agent).__name__} would not be the same when it is loaded: some class within "
             "changes its fields when it is made, or keeps what is no field"
         )
     with storage.new_folder(path) as folder:
         storage.write_tensors(folder / _TENSORS, described.tensors)
-        storage.write_json(folder / _DESCRIPTION, facts | recorded)
+        storage.write_json(folder / _DESCRIPTION, metadata | recorded)
 
 
 def load(path: str | Path, *, custom_objects: Mapping[str, Any] | None = None) -> Any:
@@ -72,16 +72,16 @@ def load(path: str | Path, *, custom_objects: Mapping[str, Any] | None = None) -
     import.
     """
     path = storage.expanded(path)
-    facts, tensors = _read(path)
+    metadata, tensors = _read(path)
     try:
-        return _restored(facts, tensors, custom_objects or {}, str(path))
+        return _restored(metadata, tensors, custom_objects or {}, str(path))
     except BrokenFile as error:
         raise BrokenFile(f"{path}: {error}") from error
 
 
 def provenance(path: str | Path) -> dict[str, Any]:
     """What was recorded beside a saved agent; raises as ``load``."""
-    return _facts(storage.expanded(path))["provenance"]
+    return _read_metadata(storage.expanded(path))["provenance"]
 
 
 def is_saved(agent: "Agent", path: str | Path) -> bool:
@@ -102,34 +102,34 @@ def _described(agent: "Agent") -> tuple[dict[str, Any], Description]:
     if not isinstance(agent, _classes()):
         raise ValueError(f"{kind} is no agent that can be saved; expected one of {AGENTS}")
     described = describe(agent, kind)
-    facts = {
+    metadata = {
         "kind": _KIND,
         "format": FORMAT,
         "agent": described.node,
         "policies": _fingerprints(agent),
         _BELONGS: storage.checksum({}, described.tensors),
     }
-    return facts, described
+    return metadata, described
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _read_metadata(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise BrokenFile(f"there is no agent {path}; expected the folder that save wrote")
     if (path / "library.json").is_file():
         raise BrokenFile(f"{path} is a skill library: open it with psec.SkillLibrary.open")
     if not (path / _DESCRIPTION).is_file():
         raise BrokenFile(f"{path} is no saved agent: it has no {_DESCRIPTION}")
-    facts = storage.read_json(path / _DESCRIPTION)
-    found = facts.get("format")
-    if facts.get("kind") == _KIND and isinstance(found, int) and found > FORMAT:
+    metadata = storage.read_json(path / _DESCRIPTION)
+    version, is_agent = metadata.get("format"), metadata.get("kind") == _KIND
+    if is_agent and isinstance(version, int) and version > FORMAT:
         raise BrokenFile(
-            f"{path} is of format {found}, and this version reads {FORMAT}: upgrade psec-jax"
+            f"{path} is of format {version}, and this version reads {FORMAT}: upgrade psec-jax"
         )
-    if facts.get("kind") != _KIND or found not in (1, FORMAT) or not facts.keys() >= _NEEDED:
+    if not is_agent or version not in (1, FORMAT) or not metadata.keys() >= _NEEDED:
         raise BrokenFile(f"{path / _DESCRIPTION} does not describe an agent")
-    if found == 1:
-        facts = facts | {"format": FORMAT, "agent": _with_level_objects(facts["agent"])}
-    return facts
+    if version == 1:
+        metadata = metadata | {"format": FORMAT, "agent": _with_level_objects(metadata["agent"])}
+    return metadata
 
 
 def _with_level_objects(node: Any) -> Any:
@@ -152,18 +152,18 @@ def _with_level_objects(node: Any) -> Any:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    facts = _facts(path)
+    metadata = _read_metadata(path)
     tensors, _ = storage.read_tensors(path / _TENSORS, DTYPES)
-    if facts[_BELONGS] != storage.checksum({}, tensors):
+    if metadata[_BELONGS] != storage.checksum({}, tensors):
         raise BrokenFile(
             f"{path}: {_DESCRIPTION} belongs to other tensors than those in {_TENSORS}; restore "
             "both from one copy"
         )
-    return facts, tensors
+    return metadata, tensors
 
 
-def _restored(facts, tensors, custom_objects, source: str) -> Any:
-    agent = build(facts["agent"], tensors, custom_objects)
+def _restored(metadata, tensors, custom_objects, source: str) -> Any:
+    agent = build(metadata["agent"], tensors, custom_objects)
     if not isinstance(agent, _classes()):
         raise BrokenFile(f"it describes a {type(agent).__name__}; expected one of {AGENTS}")
     try:
@@ -171,8 +171,9 @@ def _restored(facts, tensors, custom_objects, source: str) -> Any:
     except Exception as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise BrokenFile(f"its parts do not fit each other: {first}") from error
-    if (found := _fingerprints(agent)) != facts["policies"]:
-        raise BaseMismatch(source, str(facts["policies"]), "what its files describe", str(found))
+    expected, actual = metadata["policies"], _fingerprints(agent)
+    if actual != expected:
+        raise BaseMismatch(source, str(expected), "what its files describe", str(actual))
     return agent
 
 
@@ -184,21 +185,22 @@ def _act(agent: Any) -> jax.Array:
 
 
 def _versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in ("psec-jax", "jax", "flax")}
+    return {name: importlib.metadata.version(name) for name in ("psec-jax", "jax", "flax")}
 
 
 def _fingerprints(agent: "Agent") -> list[str]:
     """Of each policy within."""
     policy = class_at("Policy", {})
     parts = jax.tree.leaves(agent, is_leaf=lambda part: isinstance(part, policy))
-    found = []
+    fingerprints = []
     for part in parts:
         if isinstance(part, policy):
-            found.append(fingerprint(part))
-            if part.bank is not None and part.bank.base != found[-1]:
+            base = fingerprint(part)
+            fingerprints.append(base)
+            if part.bank is not None and part.bank.base != base:
                 skills = f"the bank {list(part.bank.names)}"
-                raise BaseMismatch(skills, part.bank.base, "the policy that carries it", found[-1])
-    return found
+                raise BaseMismatch(skills, part.bank.base, "the policy that carries it", base)
+    return fingerprints
 
 
 def _classes() -> tuple[type, ...]:

@@ -1,4 +1,4 @@
-"""Settings and facts as plain Python data, whether they came from NumPy, JAX or a path.
+"""Settings and metadata as plain Python data, whether they came from NumPy, JAX or a path.
 
 A setting is compiled into programs and stored as JSON, so it must be hashable, and one that was
 written must read back as the same.
@@ -43,11 +43,11 @@ def plain_settings(value: Any, name: str | None = None) -> Any:
     name = type(value).__name__ if name is None else name
     value = python_number(value)
     if is_dataclass_instance(value):
-        found = {
+        settings = {
             field: plain_settings(getattr(value, field), f"{name}.{field}")
             for field in setting_names(value)
         }
-        changed = {field: x for field, x in found.items() if x is not getattr(value, field)}
+        changed = {field: x for field, x in settings.items() if x is not getattr(value, field)}
         if not changed:
             return value
         if isinstance(value, nn.Module):

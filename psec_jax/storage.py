@@ -1,4 +1,4 @@
-"""Files of tensors and of facts: safetensors and JSON, written whole or not at all.
+"""Files of tensors and of metadata: safetensors and JSON, written whole or not at all.
 
 Each carries a checksum of what it holds, which is verified where it is read; files without one, as
 of earlier versions, are read as they are. Nothing here unpickles, and no name that comes from a
@@ -23,6 +23,7 @@ import safetensors.numpy
 
 from psec_jax.errors import BrokenFile, NotSaved
 
+# In every file written so far.
 _METADATA = "facts"
 _CHECKSUM = "checksum"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -134,9 +135,9 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, facts: Mapping[str, Any]) -> None:
-    """Write ``facts`` and their checksum, which is the entry ``checksum``."""
-    path.write_text(json.dumps(_with_checksum(facts), indent=2, sort_keys=True) + "\n")
+def write_json(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write ``metadata`` and its checksum, which is the entry ``checksum``."""
+    path.write_text(json.dumps(_with_checksum(metadata), indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -146,23 +147,23 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file() or path.is_symlink():
         raise BrokenFile(f"{path} is missing or not a plain file")
-    facts = parse_json(path.read_bytes(), path)
-    if not _verify(facts):
+    metadata = parse_json(path.read_bytes(), path)
+    if not _verify(metadata):
         raise BrokenFile(
             f"{path} is not what was written: its checksum does not match; restore it from a "
             f"copy, or to accept what you edited by hand, remove its entry {_CHECKSUM!r}"
         )
-    return facts
+    return metadata
 
 
 def parse_json(text: bytes | str, source: Path) -> dict[str, Any]:
     try:
-        facts = json.loads(text)
+        metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BrokenFile(f"{source} holds no valid JSON: {error}") from None
-    if not isinstance(facts, dict):
-        raise BrokenFile(f"{source} must hold a JSON object, not {type(facts).__name__}")
-    return facts
+    if not isinstance(metadata, dict):
+        raise BrokenFile(f"{source} must hold a JSON object, not {type(metadata).__name__}")
+    return metadata
 
 
 def repair_lines(path: Path) -> None:
@@ -180,13 +181,13 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file whose bytes follow from what it holds, not from any order.
 
-    The JSON ``metadata`` lie in it under one key, because safetensors shuffles several, with a
+    The JSON ``metadata`` is stored under one key, because safetensors shuffles several, with a
     checksum of tensors and metadata.
     """
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
-    facts = {_METADATA: json.dumps(_with_checksum(metadata or {}, arrays), sort_keys=True)}
+    header = {_METADATA: json.dumps(_with_checksum(metadata or {}, arrays), sort_keys=True)}
     # Not save_file, whose errors are no OSError where the disk is full.
-    path.write_bytes(safetensors.numpy.save(arrays, facts))
+    path.write_bytes(safetensors.numpy.save(arrays, header))
 
 
 def read_tensors(
@@ -201,11 +202,11 @@ def read_tensors(
         raise BrokenFile(f"{path} is missing or not a plain file")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            facts = (file.metadata() or {}).get(_METADATA, "{}")
+            text = (file.metadata() or {}).get(_METADATA, "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
         raise BrokenFile(f"{path} is not a readable safetensors file: {error}") from None
-    metadata = parse_json(facts, path)
+    metadata = parse_json(text, path)
     if not _verify(metadata, tensors):
         raise BrokenFile(
             f"{path} is not what was written: its checksum does not match; restore it from a "
@@ -219,9 +220,9 @@ def read_tensors(
     return tensors, metadata
 
 
-def checksum(facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray] | None = None) -> str:
-    """The SHA-256 of JSON facts and tensors, whatever their order."""
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+def checksum(metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray] | None = None) -> str:
+    """The SHA-256 of JSON metadata and tensors, whatever their order."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, value in sorted((tensors or {}).items()):
         digest.update(f"{name} {value.dtype} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).data)
@@ -229,15 +230,15 @@ def checksum(facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray] | None 
 
 
 def _with_checksum(
-    facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray] | None = None
+    metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, Any]:
     # As they will be read: with strings for keys, and lists for tuples.
-    read = json.loads(json.dumps(facts))
+    read = json.loads(json.dumps(metadata))
     read.pop(_CHECKSUM, None)
     return {**read, _CHECKSUM: checksum(read, tensors)}
 
 
-def _verify(facts: dict[str, Any], tensors: Mapping[str, np.ndarray] | None = None) -> bool:
-    """Whether facts that were read are those that were written; takes their checksum out."""
-    expected = facts.pop(_CHECKSUM, None)
-    return expected is None or expected == checksum(facts, tensors)
+def _verify(metadata: dict[str, Any], tensors: Mapping[str, np.ndarray] | None = None) -> bool:
+    """Whether the metadata is as it was written; takes its checksum out."""
+    expected = metadata.pop(_CHECKSUM, None)
+    return expected is None or expected == checksum(metadata, tensors)

@@ -34,8 +34,8 @@ class BehaviorPolicy:
         storage.check_name(name, "policy")
         folder = storage.expanded(folder)
         weights, _ = storage.read_tensors(folder / f"{name}.safetensors")
-        facts = storage.read_json(folder / f"{name}.json")
-        activation, squash = facts.get("activation"), facts.get("squash")
+        metadata = storage.read_json(folder / f"{name}.json")
+        activation, squash = metadata.get("activation"), metadata.get("squash")
         if activation not in _ACTIVATIONS or squash not in _SQUASHES:
             raise BrokenFile(
                 f"{folder / name}.json has activation {activation!r} and squash {squash!r}; "
@@ -43,7 +43,7 @@ class BehaviorPolicy:
             )
         if not {"mean/kernel", "mean/bias"} <= set(weights):
             raise BrokenFile(f"{folder / name}.safetensors holds no actor: {sorted(weights)}")
-        return cls(weights, activation, squash, facts)
+        return cls(weights, activation, squash, metadata)
 
     def save(self, folder: str | Path, name: str) -> None:
         storage.check_name(name, "policy")
@@ -51,8 +51,8 @@ class BehaviorPolicy:
         with storage.new_file(folder / f"{name}.safetensors") as temporary:
             storage.write_tensors(temporary, self.weights)
         with storage.new_file(folder / f"{name}.json") as temporary:
-            facts = {**self.facts, "activation": self.activation, "squash": self.squash}
-            storage.write_json(temporary, facts)
+            metadata = {**self.facts, "activation": self.activation, "squash": self.squash}
+            storage.write_json(temporary, metadata)
 
     def __call__(
         self, observations: Float[np.ndarray, "batch observation"]

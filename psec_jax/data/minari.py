@@ -63,12 +63,12 @@ def read_minari(dataset_id: str) -> TransitionDataset:
 
 
 def write_minari(
-    dataset_id: str, data: TransitionDataset, description: str = "", **facts: Any
+    dataset_id: str, data: TransitionDataset, description: str = "", **metadata: Any
 ) -> Path:
     """Write ``data`` as the local Minari dataset ``dataset_id``; returns its folder.
 
-    ``facts`` go to Minari (``author``, ``algorithm_name``, …). Raises ``FileExistsError`` if the
-    id is taken, and ``ValueError`` for data whose next observations are not those that follow.
+    ``metadata`` goes to Minari (``author``, ``algorithm_name``, …). Raises ``FileExistsError`` if
+    the id is taken, and ``ValueError`` for data whose next observations are not those that follow.
     """
     _check_id(dataset_id)
     folder = _root() / dataset_id
@@ -88,7 +88,7 @@ def write_minari(
         )
     try:
         with warnings.catch_warnings():
-            # Minari warns of every fact that is not given.
+            # Minari warns of any metadata that is not given.
             warnings.simplefilter("ignore")
             minari.create_dataset_from_buffers(
                 dataset_id,
@@ -97,7 +97,7 @@ def write_minari(
                 action_space=gymnasium.spaces.Box(-1.0, 1.0, (data.action_size,)),
                 description=description or None,
                 data_format="hdf5",
-                **facts,
+                **metadata,
             )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -90,26 +90,29 @@ class Recipe:
 
     def measured(self, data: TransitionDataset) -> "Recipe":
         """With the return and cost of ``data``, which were made by it."""
-        facts = {"return_mean": data.returns.mean(), "return_std": data.returns.std()}
+        statistics = {"return_mean": data.returns.mean(), "return_std": data.returns.std()}
         if self.has_costs:
-            facts |= {"cost_mean": data.cost_returns.mean(), "cost_std": data.cost_returns.std()}
-        return dataclasses.replace(self, **{name: float(x) for name, x in facts.items()})
+            statistics |= {
+                "cost_mean": data.cost_returns.mean(),
+                "cost_std": data.cost_returns.std(),
+            }
+        return dataclasses.replace(self, **{name: float(x) for name, x in statistics.items()})
 
     @property
     def measure(self) -> str:
-        """The measured return and cost in words."""
-        words = f"return {self.return_mean:.1f} ± {self.return_std:.1f}"
+        """The measured return and cost as text."""
+        text = f"return {self.return_mean:.1f} ± {self.return_std:.1f}"
         if self.cost_mean is not None:
-            words += f", cost {self.cost_mean:.1f} ± {self.cost_std:.1f}"
-        return words
+            text += f", cost {self.cost_mean:.1f} ± {self.cost_std:.1f}"
+        return text
 
     def save(self, name: str) -> Path:
         """Write the recipe as ``<folder>/<name>.dataset.json``."""
-        facts = dataclasses.asdict(self)
-        del facts["folder"]
+        metadata = dataclasses.asdict(self)
+        del metadata["folder"]
         path = self.folder / f"{storage.check_name(name, 'dataset')}{_SUFFIX}"
         # Meant to be edited by hand, so without a checksum.
-        storage.write_text(path, json.dumps(facts, indent=2, sort_keys=True) + "\n")
+        storage.write_text(path, json.dumps(metadata, indent=2, sort_keys=True) + "\n")
         return path
 
 
@@ -123,9 +126,9 @@ def read_recipes(folder: str | Path) -> Iterator[tuple[str, Recipe]]:
         yield path.name.removesuffix(_SUFFIX), _recipe(storage.read_json(path), path)
 
 
-def _recipe(facts: Mapping[str, Any], path: Path) -> Recipe:
+def _recipe(metadata: Mapping[str, Any], path: Path) -> Recipe:
     try:
-        parts = tuple(Part(**part) for part in facts["parts"])
-        return Recipe(**{**facts, "parts": parts, "folder": path.parent})
+        parts = tuple(Part(**part) for part in metadata["parts"])
+        return Recipe(**{**metadata, "parts": parts, "folder": path.parent})
     except (TypeError, KeyError, ValueError) as error:
         raise BrokenFile(f"{path} describes no dataset: {error}") from None

@@ -1,4 +1,4 @@
-"""Skills and base policies as tensors and JSON facts: the on-disk format.
+"""Skills and base policies as tensors and JSON metadata: the on-disk format.
 
 A skill follows Hugging Face PEFT's convention where one exists: ``lora_A`` (rank, d_in) and
 ``lora_B`` (d_out, rank) under ``base_model.model.<layer>``, ``r``, ``lora_alpha = scale * r`` and
@@ -63,7 +63,7 @@ def skill_from(
     layers: Mapping[str, tuple[int, int]],
     source: Path,
 ) -> Skill:
-    """The skill in a file's tensors and facts, checked against the base's dense ``layers``."""
+    """The skill in a file's tensors and metadata, checked against the base's dense ``layers``."""
     try:
         adapter = Adapter(
             kind=config["kind"],
@@ -92,8 +92,8 @@ def _take_delta(rest: dict, path: str, adapter: Adapter, layers: Mapping, source
     def take(suffix: str, shape: tuple[int, int]) -> jax.Array:
         value = rest.pop(f"{layer}.{suffix}", None)
         if value is None or value.shape != shape:
-            found = "missing" if value is None else f"of shape {value.shape}"
-            raise BrokenFile(f"{source}: tensor {layer}.{suffix} is {found}, expected {shape}")
+            actual = "missing" if value is None else f"of shape {value.shape}"
+            raise BrokenFile(f"{source}: tensor {layer}.{suffix} is {actual}, expected {shape}")
         return jnp.asarray(value.T)
 
     if adapter.kind == "full":
@@ -137,7 +137,7 @@ def base_from(
     network: nn.Module | None = None,
     custom_objects: Mapping[str, Any] | None = None,
 ) -> Policy:
-    """The base policy in a file's tensors and facts.
+    """The base policy in a file's tensors and metadata.
 
     ``network`` is given in place of the one described; ``custom_objects`` are those of
     ``psec_jax.load``. Raises ``NotImported`` where the class of neither is known.
@@ -159,9 +159,9 @@ def base_from(
     names = {path: "/".join(("params", *path)) for path in flat}
     expected = {names[path]: value.shape for path, value in flat.items()}
     expected |= {"statistics/mean": (size,), "statistics/std": (size,)}
-    found = {name: value.shape for name, value in tensors.items()}
-    if found != expected:
-        wrong = sorted(set(found.items()) ^ set(expected.items()))
+    actual = {name: value.shape for name, value in tensors.items()}
+    if actual != expected:
+        wrong = sorted(set(actual.items()) ^ set(expected.items()))
         raise BrokenFile(f"{source}: tensors do not fit the described network: {wrong[:4]}")
     params = nested({path: jnp.asarray(tensors[name]) for path, name in names.items()})
     statistics = Statistics(

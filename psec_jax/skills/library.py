@@ -68,8 +68,8 @@ class SkillLibrary:
             (folder / "skills").mkdir()
             storage.write_tensors(folder / "base" / "model.safetensors", tensors)
             storage.write_json(folder / "base" / "config.json", config)
-            facts = {"format": FORMAT, "base_fingerprint": fingerprint(base)}
-            storage.write_json(folder / "library.json", facts)
+            metadata = {"format": FORMAT, "base_fingerprint": fingerprint(base)}
+            storage.write_json(folder / "library.json", metadata)
         return cls(path, base)
 
     @classmethod
@@ -89,18 +89,18 @@ class SkillLibrary:
         path = storage.expanded(path)
         if not (path / "library.json").is_file():
             raise BrokenFile(f"{path} is not a skill library: it has no library.json")
-        facts = storage.read_json(path / "library.json")
-        if facts.get("format") != FORMAT:
+        metadata = storage.read_json(path / "library.json")
+        if metadata.get("format") != FORMAT:
             raise BrokenFile(
-                f"{path}: library format {facts.get('format')!r} is not the format {FORMAT} that "
-                "this version reads"
+                f"{path}: library format {metadata.get('format')!r} is not the format {FORMAT} "
+                "that this version reads"
             )
         tensors, _ = storage.read_tensors(path / "base" / "model.safetensors")
         config = storage.read_json(path / "base" / "config.json")
         base = format.base_from(tensors, config, path / "base", network, custom_objects)
-        own = fingerprint(base)
-        if own != facts.get("base_fingerprint"):
-            raise BaseMismatch(f"{path}", str(facts.get("base_fingerprint")), "its base/", own)
+        expected, actual = metadata.get("base_fingerprint"), fingerprint(base)
+        if actual != expected:
+            raise BaseMismatch(f"{path}", str(expected), "its base/", actual)
         return cls(path, base)
 
     @reprs.brief
@@ -151,11 +151,11 @@ class SkillLibrary:
             skill = refactored(skill, rank)
         if skill.base != self.fingerprint:
             raise BaseMismatch(f"skill {name!r}", skill.base, "this library's", self.fingerprint)
-        facts = {
+        provenance = {
             key: json_data(value, f"provenance {key!r}")
             for key, value in {**skill.provenance, **provenance}.items()
         }
-        skill = dataclasses.replace(skill, provenance=facts)
+        skill = dataclasses.replace(skill, provenance=provenance)
         config, tensors = format.skill_config(skill), format.skill_tensors(skill)
         format.skill_from(tensors, config, self._layers, target)
         _refuse_unreadable(f"skill {name!r}", tensors)
@@ -170,7 +170,7 @@ class SkillLibrary:
         tensors, _ = storage.read_tensors(folder / _TENSORS)
         config = storage.read_json(folder / _CONFIG)
         skill = self._checked(tensors, config, folder)
-        if config.get(_BELONGS, own := storage.checksum({}, tensors)) != own:
+        if config.get(_BELONGS, actual := storage.checksum({}, tensors)) != actual:
             raise BrokenFile(
                 f"{folder}: {_CONFIG} belongs to other tensors than those in {_TENSORS}; restore "
                 f"both from one copy, or to use them together, remove the entries {_BELONGS!r} "

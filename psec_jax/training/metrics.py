@@ -136,10 +136,10 @@ class Wandb:
     def video(self, name: str, path: Path) -> None:
         self._run.log({f"videos/{_plain(name)}": self._wandb.Video(str(path))})
 
-    def folder(self, name: str, kind: str, path: Path, facts: Mapping[str, Any]) -> None:
+    def folder(self, name: str, kind: str, path: Path, metadata: Mapping[str, Any]) -> None:
         """A folder as an artifact of the run, with what it holds as its metadata."""
         allowed = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
-        artifact = self._wandb.Artifact(allowed, type=kind, metadata=dict(facts))
+        artifact = self._wandb.Artifact(allowed, type=kind, metadata=dict(metadata))
         # Not copied into the user's home, where offline runs would leave their copies.
         artifact.add_dir(str(path), policy="immutable")
         with self._reaching(allowed):
