@@ -125,8 +125,8 @@ def _list(chosen: argparse.Namespace) -> None:
         raise ValueError(f"no known dataset has {chosen.part!r} in its name")
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
-        words = (word.ljust(width) for word, width in zip(row, widths, strict=True))
-        print("  ".join(words).rstrip())
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 def _show(chosen: argparse.Namespace) -> None:
@@ -156,10 +156,10 @@ def _convert(chosen: argparse.Namespace) -> None:
     print(write_hdf5(target, _load(chosen)))
 
 
-def _rounded(facts: Any) -> Any:
-    if isinstance(facts, dict):
-        return {name: _rounded(value) for name, value in facts.items()}
-    return round(facts, 4) if isinstance(facts, float) else facts
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
 
 
 _COMMANDS = {"list": _list, "show": _show, "fetch": _fetch, "convert": _convert}

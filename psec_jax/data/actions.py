@@ -24,7 +24,9 @@ def check_bounds(bounds: Any) -> Ends:
             f"bounds must be (low, high), each a number or one a dimension, not {bounds!r}"
         ) from None
     if low.ndim > 1 or not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
-        raise ValueError(f"bounds must be finite and rise from low to high, not {_shown(bounds)}")
+        raise ValueError(
+            f"bounds must be finite and rise from low to high, not {_formatted(bounds)}"
+        )
     return low, high
 
 
@@ -46,14 +48,14 @@ def scaled(
         )
     if not raw.size or raw.ndim != 2 or not np.isfinite(raw).all():
         return raw
-    found = raw
+    rescaled = raw
     if (low != -1).any() or (high != 1).any():
         bottom, top = low.astype(np.float32), high.astype(np.float32)
-        found = 2 * (raw - bottom) / (top - bottom) - 1
-    largest = max(found.max(), -found.min())
+        rescaled = 2 * (raw - bottom) / (top - bottom) - 1
+    largest = max(rescaled.max(), -rescaled.min())
     if largest > 1 + ROUNDING:
-        _warn(raw, np.abs(found), bounds, source, hint)
-    return np.clip(found, -1, 1) if largest > 1 else found
+        _warn(raw, np.abs(rescaled), bounds, source, hint)
+    return np.clip(rescaled, -1, 1) if largest > 1 else rescaled
 
 
 def _warn(raw: np.ndarray, sizes: np.ndarray, bounds: Ends, source: object, hint: str) -> None:
@@ -68,11 +70,11 @@ def _warn(raw: np.ndarray, sizes: np.ndarray, bounds: Ends, source: object, hint
         bottom = -top
     notice(
         f"{source}: the actions of {beyond} of {len(raw)} transitions lie beyond the bounds "
-        f"{_shown(bounds)}, the farthest is {farthest:.6g}; they are clipped"
-        + hint.format(bounds=_shown((bottom, top))),
+        f"{_formatted(bounds)}, the farthest is {farthest:.6g}; they are clipped"
+        + hint.format(bounds=_formatted((bottom, top))),
     )
 
 
-def _shown(bounds: Any) -> str:
+def _formatted(bounds: Any) -> str:
     low, high = (np.asarray(end, np.float64).tolist() for end in bounds)
     return f"({low}, {high})"

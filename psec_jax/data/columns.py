@@ -79,7 +79,7 @@ def read_columns(table: Table, names: Names, source: object, root: Table) -> Col
     columns: Columns = {}
     order = names.observation_keys
     for name in NAMES:
-        found = {}
+        candidates = {}
         for key in names.of(name):
             entry = find(table, key)
             if entry is None and name in names.keys:
@@ -87,11 +87,11 @@ def read_columns(table: Table, names: Names, source: object, root: Table) -> Col
             if entry is None:
                 continue
             if name in ("observations", "next_observations"):
-                found[key], order = _observations(entry, name, key, order, source)
+                candidates[key], order = _observations(entry, name, key, order, source)
             else:
-                found[key] = _array(entry, name, source)
-        if found:
-            columns[name] = _agreed(found, name, source)
+                candidates[key] = _array(entry, name, source)
+        if candidates:
+            columns[name] = _agreed(candidates, name, source)
         elif name in names.keys or name in ("observations", "actions"):
             raise missing(table, name, names, source)
     _read_dones(table, columns, names, source)
@@ -192,8 +192,8 @@ def _leaves(
             yield from _leaves(entry, None, f"{prefix}{name}/", depth - 1)
 
 
-def _agreed(found: Mapping[str, np.ndarray], name: str, source: object) -> np.ndarray:
-    (first, values), *others = found.items()
+def _agreed(candidates: Mapping[str, np.ndarray], name: str, source: object) -> np.ndarray:
+    (first, values), *others = candidates.items()
     for key, other in others:
         if not np.array_equal(values, other, equal_nan=values.dtype.kind == "f"):
             raise _disagreement(first, key, name, source)

@@ -181,7 +181,7 @@ class TransitionDataset:
 
         ``actions_clipped`` counts transitions with an action that lay at ±1 or beyond.
         """
-        facts: dict[str, Any] = {
+        summary: dict[str, Any] = {
             "transitions": len(self),
             "trajectories": len(self.ends),
             "observation_size": self.observation_size,
@@ -192,15 +192,15 @@ class TransitionDataset:
             "length": _quantiles(self.lengths),
         }
         if self.rewards is not None:
-            facts["return"] = _quantiles(self.returns)
+            summary["return"] = _quantiles(self.returns)
         if self.costs is not None:
-            facts["cost"] = _quantiles(self.cost_returns)
-        return facts
+            summary["cost"] = _quantiles(self.cost_returns)
+        return summary
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array there is under its name, on the host."""
-        found = {name: getattr(self, name) for name in DIMENSIONS}
-        return {name: values for name, values in found.items() if values is not None}
+        arrays = {name: getattr(self, name) for name in DIMENSIONS}
+        return {name: values for name, values in arrays.items() if values is not None}
 
     def columns(self, names: Collection[str]) -> dict[str, np.ndarray]:
         """The named arrays, on the host."""
@@ -265,5 +265,5 @@ def _of(arrays: Mapping[str, np.ndarray]) -> TransitionDataset:
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
     names = ("min", "quarter", "median", "three_quarters", "max")
-    found = np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
-    return {**dict(zip(names, map(float, found), strict=True)), "mean": float(np.mean(values))}
+    quantiles = np.quantile(values, (0, 0.25, 0.5, 0.75, 1))
+    return {**dict(zip(names, map(float, quantiles), strict=True)), "mean": float(np.mean(values))}

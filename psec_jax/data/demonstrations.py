@@ -95,14 +95,14 @@ def _trajectory(steps: list[Step], index: int) -> list[np.ndarray]:
 
 
 def _check(
-    what: str, recipe: Recipe, found: np.ndarray, mean: float | None, std: float | None
+    what: str, recipe: Recipe, measured: np.ndarray, mean: float | None, std: float | None
 ) -> None:
     assert mean is not None and std is not None, "a recipe that is generated was measured"
     # Returns can have a long tail, so a few trajectories may lie far from the mean.
-    tolerance = 0.02 * abs(mean) + max(5 * std, 0.4 * abs(mean)) / np.sqrt(len(found))
-    if abs(found.mean() - mean) > tolerance:
+    tolerance = 0.02 * abs(mean) + max(5 * std, 0.4 * abs(mean)) / np.sqrt(len(measured))
+    if abs(measured.mean() - mean) > tolerance:
         raise RuntimeError(
-            f"{recipe.about}: the mean {what} in {recipe.environment} is {found.mean():.1f}, but "
-            f"is known to be {mean:.1f} ± {tolerance:.1f}; install the pinned simulator versions: "
-            "pip install -c constraints.txt -e ."
+            f"{recipe.about}: the mean {what} in {recipe.environment} is {measured.mean():.1f}, "
+            f"but is known to be {mean:.1f} ± {tolerance:.1f}; install the pinned simulator "
+            "versions: pip install -c constraints.txt -e ."
         )

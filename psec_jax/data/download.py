@@ -77,9 +77,9 @@ def _fetch(url: str, part: Path, shown: bool) -> None:
             while block := response.read(CHUNK):
                 file.write(block)
                 advance(len(block))
-    found = part.stat().st_size
-    if total is not None and found != total:
-        raise OSError(f"the connection broke after {found:,} of {total:,} bytes")
+    size = part.stat().st_size
+    if total is not None and size != total:
+        raise OSError(f"the connection broke after {size:,} of {total:,} bytes")
 
 
 @contextmanager

@@ -79,8 +79,8 @@ def read_file(path: str | Path, **options: Any) -> TransitionDataset:
 def known_suffix(name: str | Path) -> str | None:
     """The longest suffix of a file's name that something reads."""
     lowered = Path(name).name.lower()
-    found = [suffix for suffix in READERS if lowered.endswith(suffix) and lowered != suffix]
-    return max(found, key=len, default=None)
+    suffixes = [suffix for suffix in READERS if lowered.endswith(suffix) and lowered != suffix]
+    return max(suffixes, key=len, default=None)
 
 
 def is_file_name(name: str | Path) -> bool:

@@ -67,8 +67,8 @@ def closest(name: str, names) -> list[str]:
     """Of ``names``, the three most like ``name``, with or without their family."""
     short = {known.partition("/")[2]: known for known in names}
     lowered = {known.lower(): known for known in (*names, *short)}
-    found = difflib.get_close_matches(_plain(name), lowered, n=3, cutoff=0.4)
-    full = [short.get(lowered[match], lowered[match]) for match in found]
+    matches = difflib.get_close_matches(_plain(name), lowered, n=3, cutoff=0.4)
+    full = [short.get(lowered[match], lowered[match]) for match in matches]
     return list(dict.fromkeys(full)) or list(names)[:3]
 
 
@@ -81,16 +81,16 @@ def _plain(name: str) -> str:
 
 def _d4rl() -> dict[str, Reference]:
     table = {
-        name: (facts["url"], facts["ref_min_return"], facts["ref_max_return"])
-        for name, facts in _asset("d4rl.json").items()
+        name: (entry["url"], entry["ref_min_return"], entry["ref_max_return"])
+        for name, entry in _asset("d4rl.json").items()
     }
-    found = {}
+    datasets = {}
     for name, (url, low, high) in (installed_d4rl() | table).items():
         robot = re.fullmatch(r"(halfcheetah|hopper|walker2d|ant)-.*-v2", name)
         environment = f"mujoco/{robot[1]}-v4" if robot else None
         horizon = 1000 if robot else None
-        found[f"d4rl/{name}"] = Reference(f"d4rl/{name}", url, low, high, environment, horizon)
-    return found
+        datasets[f"d4rl/{name}"] = Reference(f"d4rl/{name}", url, low, high, environment, horizon)
+    return datasets
 
 
 def installed_d4rl() -> dict[str, tuple[str, float | None, float | None]]:
@@ -104,28 +104,28 @@ def installed_d4rl() -> dict[str, tuple[str, float | None, float | None]]:
     file = Path(package.origin).with_name("infos.py")
     if not file.is_file():
         return {}
-    facts = runpy.run_path(str(file))
-    low, high = facts["REF_MIN_SCORE"], facts["REF_MAX_SCORE"]
+    infos = runpy.run_path(str(file))
+    low, high = infos["REF_MIN_SCORE"], infos["REF_MAX_SCORE"]
     return {
-        name: (url, low.get(name), high.get(name)) for name, url in facts["DATASET_URLS"].items()
+        name: (url, low.get(name), high.get(name)) for name, url in infos["DATASET_URLS"].items()
     }
 
 
 def _dsrl() -> dict[str, Reference]:
-    facts = _asset("dsrl.json")
+    table = _asset("dsrl.json")
     simulators = {"bullet_safety_gym": "bullet", "metadrive": "metadrive"}
-    found = {}
-    for task, entry in facts["tasks"].items():
+    datasets = {}
+    for task, entry in table["tasks"].items():
         simulator = simulators.get(entry["family"])
-        found[f"dsrl/{task}"] = Reference(
+        datasets[f"dsrl/{task}"] = Reference(
             f"dsrl/{task}",
-            facts["base_url"] + entry["file"],
+            table["base_url"] + entry["file"],
             entry["min_episode_return"],
             entry["max_episode_return"],
             f"{simulator}/{task.lower()}" if simulator else None,
             entry["max_episode_steps"],
         )
-    return found
+    return datasets
 
 
 def _asset(name: str) -> dict:

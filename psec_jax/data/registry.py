@@ -47,10 +47,10 @@ def load_dataset(
 
 def local_datasets() -> dict[str, Recipe]:
     """The datasets that are made here, by name: those that come along, and the user's own."""
-    found = {}
+    recipes = {}
     for folder in (Path(str(resources.files("psec_jax") / "assets" / "behavior")), local_folder()):
-        found |= {f"local/{name}": recipe for name, recipe in read_recipes(folder)}
-    return found
+        recipes |= {f"local/{name}": recipe for name, recipe in read_recipes(folder)}
+    return recipes
 
 
 def local_folder() -> Path:
@@ -76,14 +76,14 @@ def fetch(name: str, shown: bool = True) -> Path:
     file = local_file(reference)
     if file is not None:
         return file
-    folder = _named_folder(reference) or _own_folder(reference)
+    folder = _named_folder(reference) or _cache_folder(reference)
     return download(reference.url, folder / reference.file, _check_hdf5, shown)
 
 
 def local_file(reference: Reference) -> Path | None:
     """Where a public dataset's file lies on this machine, if it does."""
     default = Path.home() / f".{reference.family}" / "datasets"
-    for folder in (_named_folder(reference) or default, _own_folder(reference)):
+    for folder in (_named_folder(reference) or default, _cache_folder(reference)):
         if (folder / reference.file).is_file():
             return folder / reference.file
     return None
@@ -107,7 +107,7 @@ def _named_folder(reference: Reference) -> Path | None:
     return storage.expanded(folder) if folder else None
 
 
-def _own_folder(reference: Reference) -> Path:
+def _cache_folder(reference: Reference) -> Path:
     return home() / "datasets" / reference.family
 
 

@@ -73,12 +73,12 @@ def _run(chosen: argparse.Namespace) -> None:
         raise ValueError(f"{chosen.agent} holds {type(agent).__name__}, which do not act")
     key, began = jax.random.key(check_seed(chosen.seed)), time.monotonic()
     with _clock(f"{chosen.episodes} episodes of {chosen.environment}"):
-        found = evaluate(agent, chosen.environment, episodes=chosen.episodes, key=key)
+        evaluation = evaluate(agent, chosen.environment, episodes=chosen.episodes, key=key)
     seconds = time.monotonic() - began
     if chosen.json:
-        print(json.dumps(_facts(chosen, found, seconds), indent=2))
+        print(json.dumps(_summary(chosen, evaluation, seconds), indent=2))
     else:
-        print(f"{chosen.environment}: {found} ({seconds:.0f} s)")
+        print(f"{chosen.environment}: {evaluation} ({seconds:.0f} s)")
     if chosen.video is not None:
         _film(agent, chosen, named_key(key, "film"))
 
@@ -93,21 +93,22 @@ def _film(agent: Actor, chosen: argparse.Namespace, key: jax.Array) -> None:
     print(f"{chosen.video}: {len(pictures)} pictures of one episode", file=sys.stderr)
 
 
-def _facts(chosen: argparse.Namespace, found: Evaluation, seconds: float) -> dict[str, Any]:
-    facts: dict[str, Any] = {
+def _summary(chosen: argparse.Namespace, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
+    summary: dict[str, Any] = {
         "agent": str(chosen.agent),
         "environment": chosen.environment,
         "episodes": chosen.episodes,
         "seed": chosen.seed,
         "seconds": round(seconds, 1),
-        "mean_return": found.mean,
-        "std_return": found.std,
-        "returns": found.returns.tolist(),
-        "lengths": found.lengths.tolist(),
+        "mean_return": evaluation.mean,
+        "std_return": evaluation.std,
+        "returns": evaluation.returns.tolist(),
+        "lengths": evaluation.lengths.tolist(),
     }
-    if found.costs is not None and found.costs.any():
-        facts |= {"mean_cost": float(np.mean(found.costs)), "costs": found.costs.tolist()}
-    return facts
+    costs = evaluation.costs
+    if costs is not None and costs.any():
+        summary |= {"mean_cost": float(np.mean(costs)), "costs": costs.tolist()}
+    return summary
 
 
 @contextmanager

@@ -51,10 +51,10 @@ class Evaluation:
         yield f"lengths {self.lengths.min()} to {self.lengths.max()}"
 
     def __str__(self) -> str:
-        words = f"{self.mean:.1f} ± {self.std:.1f}"
+        text = f"{self.mean:.1f} ± {self.std:.1f}"
         if self.costs is not None and self.costs.any():
-            words += f", cost {np.mean(self.costs):.1f} ± {np.std(self.costs):.1f}"
-        return f"{words} over {len(self.returns)} episodes"
+            text += f", cost {np.mean(self.costs):.1f} ± {np.std(self.costs):.1f}"
+        return f"{text} over {len(self.returns)} episodes"
 
 
 def evaluate(
@@ -91,8 +91,8 @@ def evaluate(
     several = seed_count(key)
     keys = [key] if several is None else list(key)
     policies = for_each_seed(policy, len(keys), "policy")
-    found = _evaluations(policies, environment, keys, **counts)
-    return cast(Evaluation, found[0] if several is None else found)
+    evaluations = _evaluations(policies, environment, keys, **counts)
+    return cast(Evaluation, evaluations[0] if several is None else evaluations)
 
 
 def _evaluations(policies, environment, keys, episodes, parallel, max_steps) -> list[Evaluation]:
@@ -104,7 +104,7 @@ def _evaluations(policies, environment, keys, episodes, parallel, max_steps) -> 
         most = min(most, environment.num_envs)
     rounds = -(-episodes // most)
     copies = -(-episodes // rounds)
-    found = []
+    evaluations = []
     with _opened(environment, copies * min(len(policies), most // copies)) as vector:
         for policy in policies:
             check_fit(policy, vector, environment)
@@ -112,16 +112,16 @@ def _evaluations(policies, environment, keys, episodes, parallel, max_steps) -> 
         for first in range(0, len(policies), at_once):
             some = policies[first : first + at_once]
             parts = []
-            own = (jax.random.split(key, rounds) for key in keys[first : first + at_once])
-            for index, round_keys in enumerate(zip(*own, strict=True)):
+            policy_keys = (jax.random.split(key, rounds) for key in keys[first : first + at_once])
+            for index, round_keys in enumerate(zip(*policy_keys, strict=True)):
                 count = min(copies, episodes - index * copies)
                 steps = _episodes(some, vector, copies, count, round_keys)
                 limited = _limited(steps, max_steps, environment)
                 totals = _totals(limited, vector.num_envs)[:, : len(some) * copies]
                 parts.append(totals.reshape(3, len(some), copies)[:, :, :count])
             for returns, lengths, costs in np.moveaxis(np.concatenate(parts, 2), 1, 0):
-                found.append(Evaluation(returns, lengths.astype(int), costs))
-    return found
+                evaluations.append(Evaluation(returns, lengths.astype(int), costs))
+    return evaluations
 
 
 def _totals(steps: Iterator[Step], num_envs: int) -> np.ndarray:

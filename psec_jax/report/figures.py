@@ -45,9 +45,9 @@ def bars(
     marked = drawn = False
     for index, (method, label) in enumerate(rows):
         at = np.arange(len(columns)) + (index - (len(rows) - 1) / 2) * width
-        found = [summaries.get((method, column)) for column in columns]
-        means = np.array([s.mean if s else np.nan for s in found])
-        errors = np.array([[s.mean - s.low, s.high - s.mean] if s else [0, 0] for s in found]).T
+        values = [summaries.get((method, column)) for column in columns]
+        means = np.array([s.mean if s else np.nan for s in values])
+        errors = np.array([[s.mean - s.low, s.high - s.mean] if s else [0, 0] for s in values]).T
         axes.bar(at, means, width * 0.92, yerr=errors, capsize=2, label=label, **_color(index))
         for x, column in zip(at, columns, strict=True):
             if published and column in published.get(method, {}):
@@ -207,8 +207,8 @@ def picture_strip(
         axes.imshow(picture)
         axes.set_axis_off()
         weights = zip(names, trace.weights[step], strict=True)
-        words = "\n".join(f"{name} {weight:.2f}" for name, weight in weights)
-        axes.set_title(f"step {step}\n{words}", fontsize=8)
+        text = "\n".join(f"{name} {weight:.2f}" for name, weight in weights)
+        axes.set_title(f"step {step}\n{text}", fontsize=8)
     figure.suptitle(title)
     _save(figure, path, dpi=120)
 

@@ -42,14 +42,14 @@ def dynamics_shift(columns: Iterable[str]) -> dict[str, dict[str, float]]:
 
     The local ``medium-good`` data stand where D4RL has ``medium-expert``.
     """
-    found: dict[str, dict[str, float]] = {}
+    table: dict[str, dict[str, float]] = {}
     for column in columns:
         data, _, shift = column.partition(", ")
         scores = DYNAMICS_SHIFT.get(data.replace("-good", "-expert"), {})
         if shift in scores:
-            found.setdefault("psec", {})[column] = scores[shift]
-            found.setdefault("best_baseline", {})[column] = scores["best"]
-    return found
+            table.setdefault("psec", {})[column] = scores[shift]
+            table.setdefault("best_baseline", {})[column] = scores["best"]
+    return table
 
 
 # Normalized reward and cost (limit 10) on DSRL's data: the means of each family by method, and
@@ -89,12 +89,12 @@ def multi_objective(tasks: Sequence[str]) -> str:
     """A table of what the paper reports: PSEC on ``tasks``, and every method's family means."""
     methods = list(SAFETY_MEANS["MetaDrive"])
     families = {"metadrive/": "MetaDrive", "bullet/": "BulletGym"}
-    shown = [name for start, name in families.items() if any(t.startswith(start) for t in tasks)]
+    names = [name for start, name in families.items() if any(t.startswith(start) for t in tasks)]
 
     def cell(row: str, method: str) -> str:
         only = {"PSEC": SAFETY.get(row)}
         pair = SAFETY_MEANS[row].get(method) if row in SAFETY_MEANS else only.get(method)
         return "–" if pair is None else f"{pair[0]:.2f} / {pair[1]:.2f}"
 
-    rows = [(task, task) for task in tasks] + [(name, f"{name} mean") for name in shown]
+    rows = [(task, task) for task in tasks] + [(name, f"{name} mean") for name in names]
     return markdown(rows, methods, cell, corner="reward / cost, reported")

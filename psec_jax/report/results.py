@@ -55,11 +55,11 @@ def read(paths: Iterable[Path]) -> list[Measurement]:
     for path in paths:
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
             try:
-                facts = json.loads(line)
-                facts["values"] = tuple(float(value) for value in facts["values"])
-                facts |= {"value": float(facts["value"]), "seed": operator.index(facts["seed"])}
-                facts["step"] = operator.index(facts["step"])
-                rows.append(Measurement(**facts))
+                record = json.loads(line)
+                record["values"] = tuple(float(value) for value in record["values"])
+                record |= {"value": float(record["value"]), "seed": operator.index(record["seed"])}
+                record["step"] = operator.index(record["step"])
+                rows.append(Measurement(**record))
             except (ValueError, TypeError, KeyError) as error:
                 raise BrokenFile(f"{path}, line {number} is no measurement: {error!r}") from None
     return rows

@@ -70,15 +70,18 @@ def safety_table(
     """
     lines = []
     for task in tasks:
-        found = {key: cells[key, task] for key, _ in rows if (key, task) in cells}
-        lines.append((task, {key: (r.mean, c.mean) for key, (r, c) in found.items()}, found))
+        summaries = {key: cells[key, task] for key, _ in rows if (key, task) in cells}
+        means = {key: (reward.mean, cost.mean) for key, (reward, cost) in summaries.items()}
+        lines.append((task, means, summaries))
     for family, label in FAMILIES.items():
-        own = [means for task, means, _ in lines if task.startswith(f"{family}/")]
-        if len(own) > 1:
-            shared = [key for key, _ in rows if all(key in means for means in own)]
-            means = {key: tuple(np.mean([m[key] for m in own], axis=0)) for key in shared}
-            lines.append((f"{label} ({len(own)} tasks)", means, {}))
-    by_name = {name: _safety_cells(means, found, intervals) for name, means, found in lines}
+        family_means = [means for task, means, _ in lines if task.startswith(f"{family}/")]
+        if len(family_means) > 1:
+            shared = [key for key, _ in rows if all(key in means for means in family_means)]
+            means = {key: tuple(np.mean([m[key] for m in family_means], axis=0)) for key in shared}
+            lines.append((f"{label} ({len(family_means)} tasks)", means, {}))
+    by_name = {
+        name: _safety_cells(means, summaries, intervals) for name, means, summaries in lines
+    }
     methods = {label: key for key, label in rows}
     return markdown(
         [(name, name) for name in by_name],
@@ -88,15 +91,15 @@ def safety_table(
     )
 
 
-def _safety_cells(means, found, intervals) -> dict[str, str]:
+def _safety_cells(means, summaries, intervals) -> dict[str, str]:
     safe = {key: reward for key, (reward, cost) in means.items() if cost <= 1}
     cells = {}
     for key, (reward, cost) in means.items():
-        words = [f"{reward:.2f}", f"{cost:.2f}"]
-        if intervals and key in found:
-            pairs = zip(words, found[key], strict=True)
-            words = [f"{word} [{one.low:.2f}, {one.high:.2f}]" for word, one in pairs]
-        text = " / ".join(words)
+        numbers = [f"{reward:.2f}", f"{cost:.2f}"]
+        if intervals and key in summaries:
+            pairs = zip(numbers, summaries[key], strict=True)
+            numbers = [f"{number} [{one.low:.2f}, {one.high:.2f}]" for number, one in pairs]
+        text = " / ".join(numbers)
         if key in safe:
             text = f"**{text}**" + ("*" if reward == max(safe.values()) else "")
         cells[key] = text
