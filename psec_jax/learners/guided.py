@@ -84,23 +84,23 @@ class GuidedLearner:
     ) -> tuple[dict[str, Any], dict[str, Array]]:
         critic_states, metrics = {}, {}
         for name, critic in self.critics.items():
-            critic_states[name], found = critic.update(
+            critic_states[name], critic_metrics = critic.update(
                 state["critics"][name], batch, named_key(key, f"critic {name}")
             )
-            metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
+            metrics |= {f"{name}/{metric}": value for metric, value in critic_metrics.items()}
         critics = {name: c.result(critic_states[name]) for name, c in self.critics.items()}
         weights = jax.lax.stop_gradient(
             jnp.stack([_weights(weigh, critics, batch) for _, weigh in self.weighs])
         )
 
-        def update(copy, own, k):
-            return self.learner.update(copy, {**batch, "weights": own}, k, critics)
+        def update(copy, copy_weights, k):
+            return self.learner.update(copy, {**batch, "weights": copy_weights}, k, critics)
 
-        copies, found = jax.vmap(update)(state["copies"], weights, self._keys(key))
+        copies, copy_metrics = jax.vmap(update)(state["copies"], weights, self._keys(key))
+        copy_metrics = {**copy_metrics, "weight": weights.mean(axis=1)}
         for index, (name, _) in enumerate(self.weighs):
-            own = {**found, "weight": weights.mean(axis=1)}
-            metrics |= {f"{name}/{metric}": value[index] for metric, value in own.items()}
-        metrics["loss"] = found["loss"].sum()
+            metrics |= {f"{name}/{metric}": value[index] for metric, value in copy_metrics.items()}
+        metrics["loss"] = copy_metrics["loss"].sum()
         return {"critics": critic_states, "copies": copies}, metrics
 
     def result(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

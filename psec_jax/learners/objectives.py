@@ -64,8 +64,8 @@ class Return:
         a deviation near 0.25 there, but a few trajectories have hardly a range. Raises
         ``ValueError`` for data without rewards.
         """
-        found = float(np.std(data.columns(["rewards"])["rewards"], dtype=np.float64))
-        return cls(discount, deviation / found if found > 0 else 1.0)
+        actual = float(np.std(data.columns(["rewards"])["rewards"], dtype=np.float64))
+        return cls(discount, deviation / actual if actual > 0 else 1.0)
 
     def target(self, batch, following):
         return self.scale * batch["rewards"] + _discounted(self.discount, batch, following)

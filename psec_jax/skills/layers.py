@@ -49,7 +49,7 @@ def _checked(network: nn.Module, example: tuple[jax.ShapeDtypeStruct, ...]):
     variables = jax.eval_shape(lambda *x: network.init(jax.random.key(0), *x), *example)
     shapes = traverse_util.flatten_dict(nn.unbox(variables.get("params", {})))
     try:
-        found = _traced(network, shapes, inputs)
+        layers = _traced(network, shapes, inputs)
     except FlaxError as error:
         raise ValueError(
             f"{type(network).__name__} cannot be applied to a batch of {_BATCH} with parameters "
@@ -57,11 +57,11 @@ def _checked(network: nn.Module, example: tuple[jax.ShapeDtypeStruct, ...]):
             "collection 'params', of the same shapes for every batch, and a dropout that is off "
             f"without a 'dropout' key: {error}"
         ) from error
-    agrees = _compared(network, shapes, found, inputs)
-    carrying = [layer for layer in found if agrees[layer]]
+    agrees = _compared(network, shapes, layers, inputs)
+    carrying = [layer for layer in layers if agrees[layer]]
     kernels = {(*layer, "kernel") for layer in carrying}
     _warn_of(network, [name for name in shapes if name not in kernels], shapes)
-    return {path: shape for layer in carrying for path, shape in found[layer].items()}
+    return {path: shape for layer in carrying for path, shape in layers[layer].items()}
 
 
 def _traced(network, shapes, inputs) -> dict[tuple[str, ...], dict[str, tuple[int, int]]]:
@@ -94,8 +94,8 @@ def _traced(network, shapes, inputs) -> dict[tuple[str, ...], dict[str, tuple[in
 
 def _is_plain(layer: nn.Module) -> bool:
     """Whether it multiplies by its kernel and does nothing else with it, as far as it says."""
-    own_product = layer.dot_general is not None or layer.dot_general_cls is not None
-    return not (own_product or getattr(layer, "batch_dims", ()))
+    custom_product = layer.dot_general is not None or layer.dot_general_cls is not None
+    return not (custom_product or getattr(layer, "batch_dims", ()))
 
 
 def _compared(network, shapes, layers, inputs) -> dict[tuple[str, ...], bool]:
@@ -104,7 +104,7 @@ def _compared(network, shapes, layers, inputs) -> dict[tuple[str, ...], bool]:
     values = {
         name: _parameter(leaf, random, kernel=name[:-1] in layers) for name, leaf in shapes.items()
     }
-    own = {layer: values.pop((*layer, "kernel")) for layer in layers}
+    kernels = {layer: values.pop((*layer, "kernel")) for layer in layers}
     slices = {path: shape for paths in layers.values() for path, shape in paths.items()}
     deltas = {path: np.zeros((1, *shape), np.float32) for path, shape in slices.items()}
 
@@ -120,15 +120,16 @@ def _compared(network, shapes, layers, inputs) -> dict[tuple[str, ...], bool]:
 
     floating = {i: x for i, x in enumerate(inputs) if jnp.issubdtype(x.dtype, jnp.floating)}
     with jax.disable_jit(False):
-        gradient = jax.jit(jax.grad(total, (0, 1, 2))).lower(own, deltas, floating)
+        gradient = jax.jit(jax.grad(total, (0, 1, 2))).lower(kernels, deltas, floating)
         gradient = gradient.compile(_QUICKLY)
-        kernels, added, to_inputs = jax.device_get(gradient(own, deltas, floating))
-    _check_samples(network, to_inputs)
+        gradients = jax.device_get(gradient(kernels, deltas, floating))
+    kernel_gradients, delta_gradients, input_gradients = gradients
+    _check_samples(network, input_gradients)
 
     def agree(layer):
-        one = kernels[layer].ravel()
-        other = np.concatenate([added[path].ravel() for path in layers[layer]])
-        return bool(np.linalg.norm(one - other) <= _TOLERANCE * np.linalg.norm(one))
+        expected = kernel_gradients[layer].ravel()
+        actual = np.concatenate([delta_gradients[path].ravel() for path in layers[layer]])
+        return bool(np.linalg.norm(expected - actual) <= _TOLERANCE * np.linalg.norm(expected))
 
     return {layer: agree(layer) for layer in layers}
 
@@ -176,8 +177,8 @@ def _of_first_sample(leaf: jax.Array) -> jax.Array:
 
 def _check_samples(network: nn.Module, gradients: Mapping[int, np.ndarray]) -> None:
     batched = [g for g in gradients.values() if g.ndim]
-    own, other = (max((np.abs(g[i]).max(initial=0) for g in batched), default=0) for i in (0, 1))
-    if other > _TOLERANCE * own:
+    first, other = (max((np.abs(g[i]).max(initial=0) for g in batched), default=0) for i in (0, 1))
+    if other > _TOLERANCE * first:
         raise ValueError(
             f"{type(network).__name__} mixes the samples of a batch: its output for one depends "
             "on the others. A policy's network must treat each sample by itself, with the batch "

@@ -114,8 +114,8 @@ class AgentState:
             "alpha_hats": schedule.alpha_bars,
         }
         for name, values in expected.items():
-            found = np.ravel(self.leaves.get(f"{self.prefix}{name}", values))
-            if found.shape != values.shape or not np.allclose(found, values, atol=1e-4):
+            actual = np.ravel(self.leaves.get(f"{self.prefix}{name}", values))
+            if actual.shape != values.shape or not np.allclose(actual, values, atol=1e-4):
                 raise BrokenFile(
                     f"{self.file}: {self.prefix}{name} are not the paper's vp schedule of {steps} "
                     "steps"

@@ -53,13 +53,13 @@ def policy_of(agent: AgentState, entry: str, activation: str, noise: str) -> Pol
     fresh = jax.eval_shape(lambda: Policy.create(backbone, statistics, jax.random.key(0)))
     shapes = {k: v.shape for k, v in by_name(fresh.params).items()}
     shapes[_FREQUENCIES] += (1,)
-    _check_shapes(tensors, {theirs: shapes[ours] for theirs, ours in names.items()}, what)
+    _check_shapes(tensors, {published: shapes[path] for published, path in names.items()}, what)
     params = _renamed(tensors, names)
     params["time"]["fourier"]["frequencies"] = params["time"]["fourier"]["frequencies"][:, 0]
     return Policy(params, statistics, None, backbone)
 
 
-def skill_of(agent: AgentState, entry: str, base: Policy, facts: Mapping[str, str]) -> Skill:
+def skill_of(agent: AgentState, entry: str, base: Policy, provenance: Mapping[str, str]) -> Skill:
     """The low-rank skill in a train state, on ``base``."""
     tensors, what = agent.tensors(entry), f"{agent.file}: {agent.prefix}{entry}/params"
     blocks = base.backbone.network.blocks
@@ -73,21 +73,21 @@ def skill_of(agent: AgentState, entry: str, base: Policy, facts: Mapping[str, st
         )
     rank = tensors[f"{next(iter(layers))}/lora_a"].shape[1]
     expected, shapes = {}, base.dense_layers()
-    for theirs, ours in layers.items():
-        d_in, d_out = shapes[ours]
-        expected |= {f"{theirs}/lora_a": (d_in, rank), f"{theirs}/lora_b": (rank, d_out)}
+    for published, path in layers.items():
+        d_in, d_out = shapes[path]
+        expected |= {f"{published}/lora_a": (d_in, rank), f"{published}/lora_b": (rank, d_out)}
     _check_shapes(tensors, expected, what)
     down, up = _LORA
     deltas = {
-        ours: LowRank(
-            jnp.asarray(tensors[f"{theirs}/{down}"]),
-            jnp.asarray(tensors[f"{theirs}/{up}"]),
+        path: LowRank(
+            jnp.asarray(tensors[f"{published}/{down}"]),
+            jnp.asarray(tensors[f"{published}/{up}"]),
             (rank,),
         )
-        for theirs, ours in layers.items()
+        for published, path in layers.items()
     }
     adapter = Adapter(rank=rank, scale=_scale(agent, rank), targets=".*")
-    return Skill(deltas, adapter, fingerprint(base), facts)
+    return Skill(deltas, adapter, fingerprint(base), provenance)
 
 
 def context_of(
@@ -172,7 +172,7 @@ def _scale(agent: AgentState, rank: int) -> float:
 
 
 def _renamed(tensors: Tensors, names: Mapping[str, str]) -> dict:
-    flat = {ours: jnp.asarray(tensors[theirs]) for theirs, ours in names.items()}
+    flat = {path: jnp.asarray(tensors[published]) for published, path in names.items()}
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -208,7 +208,7 @@ def _check_fit(
     fresh = jax.eval_shape(network.init, jax.random.key(0), *example)["params"]
     shapes = {k: v.shape for k, v in by_name(fresh).items()}
     _check_shapes(
-        tensors, {theirs: ensemble + shapes[ours] for theirs, ours in names.items()}, what
+        tensors, {published: ensemble + shapes[path] for published, path in names.items()}, what
     )
 
 
@@ -218,8 +218,8 @@ def _mlp_names(
     """Parameters of an MLP with ``depth`` hidden layers: the published path → ours."""
     layers = {f"MLP_0/Dense_{i}": f"hidden_{i}" for i in range(depth)} | dict([output])
     names = {
-        f"{inside}{theirs}/{part}": f"{ours}/{part}"
-        for theirs, ours in layers.items()
+        f"{inside}{published}/{part}": f"{path}/{part}"
+        for published, path in layers.items()
         for part in ("kernel", "bias")
     }
     if norm:
@@ -246,8 +246,8 @@ def _dense_names(blocks: int) -> dict[str, str]:
 def _parameter_names(blocks: int) -> dict[str, str]:
     """Parameters of the policy: the published path → ours."""
     names = {"FourierFeatures_0/kernel": _FREQUENCIES}
-    for theirs, ours in _dense_names(blocks).items():
-        names |= {f"{theirs}/{part}": f"{ours}/{part}" for part in ("kernel", "bias")}
+    for published, path in _dense_names(blocks).items():
+        names |= {f"{published}/{part}": f"{path}/{part}" for part in ("kernel", "bias")}
     for index in range(blocks):
         norm = f"MLPResNet_0/MLPResNetBlock_{index}/LayerNorm_0"
         names |= {f"{norm}/{part}": f"block_{index}/norm/{part}" for part in ("scale", "bias")}
@@ -263,15 +263,15 @@ def _lora_names(blocks: int) -> list[dict[str, str]]:
     """
     dense = _dense_names(blocks)
     nested = {
-        theirs.replace("MLPResNetBlock", "LoRAResnetBlock")
+        published.replace("MLPResNetBlock", "LoRAResnetBlock")
         .replace("MLPResNet_", "LoRAResNet_")
         .replace("MLP_", "LoRA_MLP_")
-        .replace("Dense_", "LoRALayer_"): ours
-        for theirs, ours in dense.items()
+        .replace("Dense_", "LoRALayer_"): path
+        for published, path in dense.items()
     }
-    renamed = {theirs.replace("Resnet", "ResNet"): ours for theirs, ours in nested.items()}
+    renamed = {published.replace("Resnet", "ResNet"): path for published, path in nested.items()}
     inside = [f"block_{index}/{part}" for index in range(blocks) for part in ("up", "down")]
-    row = {f"LoRA_MLP_0/LoRALayer_{i}": ours for i, ours in enumerate(["time/in", "time/out"])}
-    for index, ours in enumerate(["in", *inside, "out"]):
-        row[f"LoRAResNet_0/LoRALayer_{index}"] = ours
+    row = {f"LoRA_MLP_0/LoRALayer_{i}": path for i, path in enumerate(["time/in", "time/out"])}
+    for index, path in enumerate(["in", *inside, "out"]):
+        row[f"LoRAResNet_0/LoRALayer_{index}"] = path
     return [nested, renamed, row]

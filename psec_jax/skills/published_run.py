@@ -91,14 +91,14 @@ def skills_of(agent: AgentState, base: Policy) -> dict[str, Skill]:
     """The skills of one agent, on ``base``, which must be the policy that it was trained on."""
     _check_skills(agent)
     _check_belongs(agent, base)
-    facts = {
+    provenance = {
         "source": "published checkpoint, arXiv 2502.05932",
         "file": agent.file.name,
         "sha256": hashlib.sha256(agent.file.read_bytes()).hexdigest(),
     }
     entries = {TARGET: BASE} if agent.is_dynamic else SKILLS
     return {
-        name: skill_of(agent, entry, base, {**facts, "entry": f"{agent.prefix}{entry}"})
+        name: skill_of(agent, entry, base, {**provenance, "entry": f"{agent.prefix}{entry}"})
         for name, entry in entries.items()
     }
 
@@ -169,10 +169,10 @@ def _check_belongs(agent: AgentState, base: Policy) -> None:
     backbone = cast(DiffusionBackbone, base.backbone)
     if agent.holds(f"{PRETRAINED}/{BASE}"):
         activation = cast(Denoiser, backbone.network).activation
-        own = policy_of(agent.inside(PRETRAINED), BASE, activation, backbone.noise)
-        if (theirs := fingerprint(own)) != (ours := fingerprint(base)):
+        pretrained = policy_of(agent.inside(PRETRAINED), BASE, activation, backbone.noise)
+        if (expected := fingerprint(pretrained)) != (actual := fingerprint(base)):
             what = f"{agent.file}" + (f" ({agent.prefix[:-1]})" if agent.prefix else "")
-            raise BaseMismatch(what, theirs, "the given base", ours)
+            raise BaseMismatch(what, expected, "the given base", actual)
     steps = agent.diffusion_steps()
     if steps not in (None, backbone.diffusion_steps):
         raise BrokenFile(

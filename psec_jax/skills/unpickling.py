@@ -81,11 +81,11 @@ def _check_name(key: Any, path: str) -> None:
 
 
 def _tree(state: Any) -> dict[str, Any]:
-    found = _branch(state, "", set())
-    if not isinstance(found, dict):
+    tree = _branch(state, "", set())
+    if not isinstance(tree, dict):
         kind = type(state).__name__.strip("_").lower()
         _refuse(f"it holds one {kind}, expected a dict or a list of dicts")
-    return found
+    return tree
 
 
 def _branch(value: Any, path: str, seen: set[int]) -> Any:
@@ -94,7 +94,7 @@ def _branch(value: Any, path: str, seen: set[int]) -> Any:
             _refuse(f"the list at {path!r} holds dicts and other things")
         value = {str(number): part for number, part in enumerate(value)}
     if isinstance(value, dict):
-        found = {}
+        branches = {}
         for key, part in value.items():
             _check_name(key, path)
             if isinstance(part, dict | list):
@@ -102,8 +102,8 @@ def _branch(value: Any, path: str, seen: set[int]) -> Any:
                     _refuse(f"it holds what is at {path}/{key} in two places")
                 seen.add(id(part))
             if (branch := _branch(part, f"{path}/{key}", seen)) is not None:
-                found[key] = branch
-        return found
+                branches[key] = branch
+        return branches
     return _numbers(value)
 
 
@@ -218,7 +218,7 @@ for _core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        asked = f"{module}.{name}"
-        if asked not in _STANDS_FOR:
-            _refuse(f"it asks for {asked!r}")
-        return _STANDS_FOR[asked]
+        qualified_name = f"{module}.{name}"
+        if qualified_name not in _STANDS_FOR:
+            _refuse(f"it asks for {qualified_name!r}")
+        return _STANDS_FOR[qualified_name]

@@ -223,7 +223,7 @@ def _folder_name(label: str, like: Any) -> str:
     """Of letters that every file system takes, no longer than it takes (seeds side by side have a
     label each), and different for other labels and trees."""
     layout = jax.tree_util.tree_leaves_with_path(like)
-    words = [f"{path} {leaf.dtype} {leaf.shape}" for path, leaf in layout]
-    digest = hashlib.sha256(f"{label} {words}".encode()).hexdigest()[:6]
+    leaves = [f"{path} {leaf.dtype} {leaf.shape}" for path, leaf in layout]
+    digest = hashlib.sha256(f"{label} {leaves}".encode()).hexdigest()[:6]
     readable = re.sub(r"[^A-Za-z0-9]+", "_", label)[:80].strip("_")
     return f"{readable}-{digest}"

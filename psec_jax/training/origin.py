@@ -53,22 +53,22 @@ def fingerprint_of(state: Any) -> list[str]:
 
 def differences(now: Origin, there: Origin) -> dict[str, str]:
     """The name of each part that differs → how."""
-    found = {}
+    changes = {}
     for name in sorted(now.keys() | there.keys(), key=_data_last):
-        ours, theirs = now.get(name, "none"), there.get(name, "none")
-        if ours == theirs:
+        current, saved = now.get(name, "none"), there.get(name, "none")
+        if current == saved:
             continue
-        if isinstance(ours, list) and isinstance(theirs, list) and ours[:-1] == theirs[:-1]:
-            found[name] = "another" if name == "key" else "other values"
+        if isinstance(current, list) and isinstance(saved, list) and current[:-1] == saved[:-1]:
+            changes[name] = "another" if name == "key" else "other values"
         else:
-            found[name] = f"{_said(ours)} now, {_said(theirs)} there"
-    return found
+            changes[name] = f"{_formatted(current)} now, {_formatted(saved)} there"
+    return changes
 
 
-def explained(found: Mapping[str, str], most: int = 8) -> list[str]:
+def explained(changes: Mapping[str, str], most: int = 8) -> list[str]:
     """``differences`` in lines, those of the data in one."""
-    columns = [name.removeprefix("data.") for name in found if name.startswith("data.")]
-    lines = [f"{name}: {how}" for name, how in found.items() if not name.startswith("data.")]
+    columns = [name.removeprefix("data.") for name in changes if name.startswith("data.")]
+    lines = [f"{name}: {how}" for name, how in changes.items() if not name.startswith("data.")]
     if len(lines) > most:
         lines[most:] = [f"and {len(lines) - most} more"]
     return [*lines, f"data: other {', '.join(columns)}"] if columns else lines
@@ -80,11 +80,13 @@ def differences_of(
     """How the fits of these labels differ from those that saved states, in lines."""
     if len(now) != len(there):
         return [f"seeds: {len(now)} now, {len(there)} there"]
-    found = [explained(differences(*pair)) for pair in zip(now, there, strict=True)]
+    explanations = [explained(differences(*pair)) for pair in zip(now, there, strict=True)]
     if len(now) == 1:
-        return found[0]
+        return explanations[0]
     return [
-        f"{label}, {line}" for label, lines in zip(labels, found, strict=True) for line in lines
+        f"{label}, {line}"
+        for label, lines in zip(labels, explanations, strict=True)
+        for line in lines
     ]
 
 
@@ -98,7 +100,7 @@ def continues(now: Sequence[Origin], there: Sequence[Origin], step: int, state: 
     )
 
 
-def _said(value: Any) -> str:
+def _formatted(value: Any) -> str:
     return " ".join(value[:-1]) if isinstance(value, list) else str(value)
 
 
@@ -160,21 +162,21 @@ def _described(name: str, value: Any, within: tuple[int, ...] = ()) -> Iterator[
 
 def _parts(value: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(value):
-        found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        parts = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     else:
-        found = dict(getattr(value, "__dict__", {}))
+        parts = dict(getattr(value, "__dict__", {}))
     if isinstance(value, nn.Module):
-        del found["parent"]
-    return found
+        del parts["parent"]
+    return parts
 
 
 def _used_by(function: types.FunctionType) -> dict[str, Any]:
     """What a function was given when it was made, and the plain values that it finds outside."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    found = {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}
+    values = {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}
     for index, default in enumerate(function.__defaults__ or ()):
-        found[f"default {index}"] = default
-    found |= function.__kwdefaults__ or {}
+        values[f"default {index}"] = default
+    values |= function.__kwdefaults__ or {}
     for name in sorted(_names(function.__code__) & function.__globals__.keys()):
         value = python_number(function.__globals__[name])
         # A function of another module is known by its name, unless it holds values of its own.
@@ -183,8 +185,8 @@ def _used_by(function: types.FunctionType) -> dict[str, Any]:
             and (value.__module__ == function.__module__ or value.__closure__)
         )
         if helper or is_array(value) or isinstance(value, bool | int | float | str | tuple):
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -196,12 +198,12 @@ def _code(code: types.CodeType) -> str:
     digest = hashlib.sha256(code.co_code + repr(code.co_names).encode())
     for part in code.co_consts:
         if isinstance(part, types.CodeType):
-            words = _code(part)
+            text = _code(part)
         elif isinstance(part, frozenset):
-            words = repr(sorted(map(repr, part)))
+            text = repr(sorted(map(repr, part)))
         else:
-            words = repr(part)
-        digest.update(words.encode())
+            text = repr(part)
+        digest.update(text.encode())
     return digest.hexdigest()[:16]
 
 

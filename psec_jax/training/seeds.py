@@ -68,15 +68,15 @@ def shapes(tree: Any) -> Any:
 
 def groups(values: Sequence[T], equal: Callable[[T, T], bool] = operator.eq) -> list[list[int]]:
     """The indices of equal values, in the order in which each comes first."""
-    found: list[list[int]] = []
+    grouped: list[list[int]] = []
     for index, value in enumerate(values):
-        for members in found:
+        for members in grouped:
             if equal(values[members[0]], value):
                 members.append(index)
                 break
         else:
-            found.append([index])
-    return found
+            grouped.append([index])
+    return grouped
 
 
 def stack(trees: Sequence[T]) -> T:
