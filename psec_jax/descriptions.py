@@ -89,10 +89,10 @@ class _Writer:
             return {"partial": [self._part(part, name, path, i) for i, part in enumerate(parts)]}
         if is_dataclass_instance(value):
             return {"class": path_of(kind, name), "fields": self._fields(value, name, path)}
-        found = path_of(value, name)
+        import_path = path_of(value, name)
         if not isinstance(value, type):
-            self.functions[found] = value
-        return {"function": found}
+            self.functions[import_path] = value
+        return {"function": import_path}
 
     def _part(self, value, name, path, index):
         return self.node(value, f"{name}[{index}]", f"{path}/{index}")
@@ -101,7 +101,7 @@ class _Writer:
         return [self.node(key, f"a key of {name}", path), self._part(value, name, path, key)]
 
     def _fields(self, value: Any, name: str, path: str) -> dict[str, Any]:
-        found = {}
+        fields = {}
         for field in dataclasses.fields(value):
             part = getattr(value, field.name, None)
             linen = isinstance(value, nn.Module) and field.name in ("parent", "name")
@@ -114,8 +114,8 @@ class _Writer:
                 if part is not field.default:
                     raise
                 continue
-            found[field.name] = inner
-        return found
+            fields[field.name] = inner
+        return fields
 
     def _array(self, value: Any, name: str, path: str) -> dict[str, Any]:
         if id(value) in self._seen:

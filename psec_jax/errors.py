@@ -6,14 +6,14 @@ class BaseMismatch(ValueError):
     """A skill met a base policy that it was not learned on."""
 
     def __init__(self, what: str, fingerprint: str, other: str, other_fingerprint: str):
-        self._facts = what, fingerprint, other, other_fingerprint
+        self._arguments = what, fingerprint, other, other_fingerprint
         super().__init__(
             f"{what} belongs to the base policy {fingerprint}, but {other} is "
             f"{other_fingerprint}; use the base it was learned on, or learn the skill again"
         )
 
     def __reduce__(self):
-        return type(self), self._facts
+        return type(self), self._arguments
 
 
 class OtherTraining(ValueError):

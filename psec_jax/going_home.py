@@ -38,8 +38,9 @@ def homing(
         )
     if not low < high:
         raise ValueError(f"low must be below high, not {low!r} and {high!r}")
-    mine, its = agent.base.statistics, purpose.statistics
-    if not all(np.array_equal(*pair) for pair in ((mine.mean, its.mean), (mine.std, its.std))):
+    expected, actual = agent.base.statistics, purpose.statistics
+    same_mean = np.array_equal(expected.mean, actual.mean)
+    if not (same_mean and np.array_equal(expected.std, actual.std)):
         raise ValueError(
             "the purpose normalizes observations otherwise than the agent's base policy; learn it "
             "with the base policy's statistics"

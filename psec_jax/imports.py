@@ -161,7 +161,7 @@ def _defined(path: str, module: str) -> Any:
     *outer, last = name.split(".")
     inside: Mapping = object.__getattribute__(loaded, "__dict__")
     for part in outer:
-        inside = vars(found) if isinstance(found := inside.get(part), type) else {}
+        inside = vars(owner) if isinstance(owner := inside.get(part), type) else {}
     value = inside.get(last)
     is_defined = isinstance(value, type) or (isinstance(value, _FUNCTIONS) and not outer)
     if value is None or not is_defined or (value.__module__, value.__qualname__) != (module, name):
@@ -185,8 +185,8 @@ def _public(place: str, word: str) -> Any:
     """What a public module of flax, jax or numpy calls ``word``; None where a file may not."""
     value = None if word.startswith("_") else vars(importlib.import_module(place)).get(word)
     if place == "flax.linen":
-        found = isinstance(value, type) and issubclass(value, nn.Module)
-        return value if found and _is_described(value) else None
+        is_module = isinstance(value, type) and issubclass(value, nn.Module)
+        return value if is_module and _is_described(value) else None
     if place == "numpy":
         return value if isinstance(value, type) and issubclass(value, np.generic) else None
     if place == "jax.numpy" and not isinstance(value, _COMPILED):

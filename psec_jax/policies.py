@@ -173,9 +173,9 @@ class Policy:
         """This policy carrying ``bank``; raises ``BaseMismatch`` for another base's skills, and
         ``ValueError`` for deltas of layers that carry none."""
         if bank is not None:
-            own = fingerprint(self)
-            if bank.base != own:
-                raise BaseMismatch(f"the bank {list(bank.names)}", bank.base, "this policy", own)
+            base = fingerprint(self)
+            if bank.base != base:
+                raise BaseMismatch(f"the bank {list(bank.names)}", bank.base, "this policy", base)
             if wrong := sorted(bank.layers.keys() - self.dense_layers().keys()):
                 raise ValueError(
                     f"the bank {list(bank.names)} adapts {wrong}, which carry no delta in this "

@@ -144,10 +144,10 @@ def learn_skills(
     def result(learner, state):
         skills, critics = learner.result(state)
         loss = learner.learner.loss
-        facts = _provenance(training)
-        facts |= {} if loss is imitation else {"loss": _named(loss)}
+        common = _provenance(training)
+        common |= {} if loss is imitation else {"loss": _named(loss)}
         for name, weigh in learner.weighs:
-            provenance = {**skills[name].provenance, **facts, "weights": _named(weigh)}
+            provenance = {**skills[name].provenance, **common, "weights": _named(weigh)}
             skills[name] = dataclasses.replace(skills[name], provenance=provenance)
         return skills, critics
 
@@ -224,8 +224,8 @@ def compose(
         return GuidedLearner(frozen, learner, (("context", composer.weigh),)), data, fit_key
 
     def result(learner, state):
-        found = learner.result(state)
-        return found[0]["context"] if isinstance(learner, GuidedLearner) else found
+        learned = learner.result(state)
+        return learned[0]["context"] if isinstance(learner, GuidedLearner) else learned
 
     given = {"parts": parts, "data": data, "composer": composer}
     return _trained(learner, key, given, training, result)
@@ -244,7 +244,7 @@ def _trained(
     several = seed_count(key)
     keys = [key] if several is None else list(key)
     each = [for_each_seed(part, len(keys), name) for name, part in parts.items()]
-    made = [make(*own) for own in zip(keys, *each, strict=True)]
+    made = [make(*arguments) for arguments in zip(keys, *each, strict=True)]
     learners, data, fit_keys = (list(column) for column in zip(*made, strict=True))
 
     def results(states):

@@ -98,5 +98,5 @@ def _suggestion(word: str, known: Iterable[str]) -> str:
     for entry in known:
         ends.setdefault(entry.rpartition("/")[2].lower(), []).append(entry)
     close = difflib.get_close_matches(word.rpartition("/")[2].lower(), ends, n=3, cutoff=0.6)
-    found = [entry for end in close for entry in ends[end]][:4]
-    return f"did you mean {' or '.join(found)}?" if found else ""
+    matches = [entry for end in close for entry in ends[end]][:4]
+    return f"did you mean {' or '.join(matches)}?" if matches else ""

@@ -33,13 +33,13 @@ class ProcessVectorEnv(EpisodeVectorEnv):
         self._processes: list[subprocess.Popen] = []
         self._connections = []
         for _ in range(num_envs):
-            own, other = Pipe()
-            self._connections.append(own)
-            with other:
+            local, remote = Pipe()
+            self._connections.append(local)
+            with remote:
                 self._processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-P", str(WORKER), str(other.fileno())],
-                        pass_fds=[other.fileno()],
+                        [sys.executable, "-P", str(WORKER), str(remote.fileno())],
+                        pass_fds=[remote.fileno()],
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
                     )
