@@ -3,10 +3,9 @@
 from psec_jax import backbones, composition, data, envs, learners, networks, training
 from psec_jax.agents import load
 from psec_jax.backbones import DiffusionBackbone, GaussianBackbone
-from psec_jax.composition import Composer
+from psec_jax.composition import Composer, homing
 from psec_jax.data import TransitionDataset, concatenate, load_dataset
 from psec_jax.evaluation import evaluate
-from psec_jax.going_home import homing
 from psec_jax.learners import Guidance, Optimizer, objectives, weights
 from psec_jax.policies import BestOf, Policy, Statistics
 from psec_jax.skills import Adapter, Bank, Skill

@@ -1,4 +1,4 @@
-"""Agents as files: policies, mixtures, best-of-N acting and critics, whole and at any depth.
+"""Agents as files: policies, mixtures, best-of-N acting, critics and purposes, at any depth.
 
 A saved agent is a folder of ``agent.json``, which describes it (``psec_jax.descriptions``), and
 ``tensors.safetensors``. Both carry checksums, the JSON that of the tensors too and the fingerprint
@@ -23,13 +23,13 @@ from psec_jax.settings import json_data
 
 if TYPE_CHECKING:
     from psec_jax.composition import ComposedPolicy
-    from psec_jax.learners import Critics
+    from psec_jax.learners import Critics, Purpose
     from psec_jax.policies import BestOf, Policy
 
-    Agent = Policy | ComposedPolicy | BestOf | Critics
+    Agent = Policy | ComposedPolicy | BestOf | Critics | Purpose
 
 FORMAT = 2
-AGENTS = ("Policy", "ComposedPolicy", "BestOf", "Critics")
+AGENTS = ("Policy", "ComposedPolicy", "BestOf", "Critics", "Purpose")
 _KIND, _DESCRIPTION, _TENSORS = "psec-agent", "agent.json", "tensors.safetensors"
 _BELONGS = "tensors_checksum"
 _NEEDED = {"agent", "policies", "provenance", _BELONGS}
@@ -181,7 +181,8 @@ def _act(agent: Any) -> jax.Array:
     """What an agent is for, to be traced."""
     if hasattr(agent, "sample"):
         return agent.sample(jax.random.key(0), jnp.zeros((2, agent.observation_size), jnp.float32))
-    return agent.value(jnp.zeros((2, len(agent.statistics.mean)), jnp.float32))
+    scores = agent.reward if hasattr(agent, "reward") else agent.value
+    return scores(jnp.zeros((2, len(agent.statistics.mean)), jnp.float32))
 
 
 def _versions() -> dict[str, str]:

@@ -40,6 +40,7 @@ OURS = {
     "Full": "psec_jax.skills.deltas",
     "Critics": "psec_jax.learners.critics",
     "FeasibleFirst": "psec_jax.learners.critics",
+    "Purpose": "psec_jax.learners.purpose",
     "DiffusionBackbone": "psec_jax.backbones",
     "GaussianBackbone": "psec_jax.backbones",
     "Denoiser": "psec_jax.networks.denoiser",

@@ -35,7 +35,7 @@ from psec_jax.learners import (
 )
 from psec_jax.learners.guidance import Guidance
 from psec_jax.learners.optimizer import Optimizer, Transformation, optimizer_of
-from psec_jax.learners.purpose import Purpose, PurposeLearner
+from psec_jax.learners.purpose import Purpose, PurposeLearner, rewards_ahead
 from psec_jax.policies import Policy, Statistics
 from psec_jax.skills.bank import Adapter, Skill
 from psec_jax.training import Training, fit
@@ -82,17 +82,21 @@ def learn_purpose(
     *,
     key: jax.Array,
     training: Training,
+    discount: float = 0.0,
 ) -> Purpose:
     """The reward that ``policy`` is for, as a function of the state, from the data that it was
-    learned from (``psec_jax.going_home``).
+    learned from (``composition.going_home``). With a ``discount`` its value: the average reward of
+    about the next 1 / (1 − discount) steps.
 
-    Raises ``ValueError`` where the data have no rewards, the same everywhere, or a usual one that
-    is not positive.
+    For a skill, ``policy`` is its base. Raises ``ValueError`` where the data have no rewards, the
+    same everywhere, or a usual one that is not positive.
     """
 
     def learner(key, policy, data):
         _check_sizes(policy, data)
         optimizer = _optimizer(training, PURPOSE)
+        if discount:
+            data = rewards_ahead(data, discount)
         return PurposeLearner.of(data, policy.statistics, optimizer), data, key
 
     return _trained(learner, key, {"policy": policy, "data": data}, training)
@@ -204,7 +208,9 @@ def compose(
     parameters, ``{"base": π₀, "walk": policy, …}``, for the noise and action levels.
 
     A module or a name as the ``composer`` stands for ``Composer(weights=…)``. Constant weights
-    have an optimizer of their own where ``training`` has none.
+    have an optimizer of their own where ``training`` has none. With a ``purpose``, or by the name
+    ``home``, the mixture is trained without going home, and then goes home
+    (``composition.going_home``).
     """
 
     def learner(key, parts, data, composer):
@@ -217,7 +223,10 @@ def compose(
             _for_weights(composed, training),
             None if composer.anchor is None else tuple(composer.anchor),
             composer.anchor_strength,
+            composer.purpose_in(parts),
+            composer.switch,
         )
+        learner.check()
         if composer.weigh is None or composer.critics is None:
             return learner, data, fit_key
         frozen = {name: Frozen(critics) for name, critics in composer.critics.items()}

@@ -2,6 +2,7 @@
 
 from psec_jax.composition.agent import ComposedPolicy
 from psec_jax.composition.composer import Composer
+from psec_jax.composition.going_home import homing
 from psec_jax.composition.levels import LEVELS, ActionLevel, Level, NoiseLevel, ParameterLevel
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "Level",
     "NoiseLevel",
     "ParameterLevel",
+    "homing",
 ]

@@ -3,7 +3,7 @@ weights are trained by."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from flax import linen as nn
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from psec_jax import reprs
 from psec_jax.composition.agent import ComposedPolicy
+from psec_jax.composition.going_home import SWITCH
 from psec_jax.composition.levels import Level
 from psec_jax.networks import ConstantWeights, ContextNetwork
 from psec_jax.policies import Policy
@@ -18,8 +19,11 @@ from psec_jax.settings import plain_settings, python_number
 from psec_jax.skills.bank import Bank
 from psec_jax.skills.library import SkillLibrary
 
+if TYPE_CHECKING:
+    from psec_jax.learners import Purpose
+
 # Where weights come from, by name: a module for so many skills.
-WEIGHTS = {"context": ContextNetwork, "constant": ConstantWeights}
+WEIGHTS = {"context": ContextNetwork, "constant": ConstantWeights, "home": ConstantWeights}
 BASE = "base"
 
 Parts = SkillLibrary | Policy | Mapping[str, Policy]
@@ -27,13 +31,18 @@ Parts = SkillLibrary | Policy | Mapping[str, Policy]
 
 @dataclass(frozen=True)
 class Composer:
-    """``weights`` are ``context``, the paper's network of the state, ``constant``, or any module
-    from normalized observations (batch, observation) to weights (batch, skill).
+    """``weights`` are ``context``, the paper's network of the state, ``constant``, ``home``, which
+    is constant weights that go home, or any module from normalized observations (batch,
+    observation) to weights (batch, skill).
 
     ``level`` is where skills are mixed (``composition.levels``): ``parameter``, ``noise``,
     ``action``, or a level with its parameters, such as ``NoiseLevel(base_enters=False)``.
     ``anchor`` adds to the loss (``learners.ContextLearner``). ``weigh`` weighs the samples by
     ``critics`` that were learned before (``psec_jax.weights``).
+
+    With a ``purpose`` the mixture goes home: π₀ acts where the reward that it is for is low, and
+    ``switch`` says how low (``composition.homing``). ``home`` takes the purpose that the library
+    keeps of π₀.
     """
 
     weights: nn.Module | str = "context"
@@ -42,6 +51,8 @@ class Composer:
     anchor_strength: float = 1.0
     critics: Mapping[str, Any] | None = None
     weigh: Callable[..., Float[Array, "batch"]] | None = None
+    purpose: "Purpose | None" = None
+    switch: tuple[float, float] = SWITCH
 
     def __post_init__(self):
         if isinstance(self.weights, nn.Module):
@@ -62,6 +73,8 @@ class Composer:
             )
         if self.weigh is not None and not self.critics:
             raise ValueError("weigh needs critics; learn them with learn_skills or improve")
+        low, high = map(python_number, self.switch)
+        object.__setattr__(self, "switch", (low, high))
 
     @reprs.brief
     def __repr__(self):
@@ -73,6 +86,8 @@ class Composer:
         if self.critics:
             yield f"critics {reprs.listed([*self.critics])} of {reprs.values(self.critics)}"
             yield f"weigh {self.weigh}"
+        if self.weights == "home" or self.purpose is not None:
+            yield f"goes home between {self.switch[0]:g} and {self.switch[1]:g}"
 
     @classmethod
     def of(cls, value: "Composer | nn.Module | str") -> "Composer":
@@ -100,6 +115,18 @@ class Composer:
             )
         policy, bank = _carrying(parts, skills)
         return ComposedPolicy.create(policy, self._network(bank.size), self.level, key)
+
+    def purpose_in(self, parts: Parts) -> "Purpose | None":
+        """By which the mixture goes home, if it does; raises ``KeyError`` for a library that keeps
+        none."""
+        if self.purpose is not None or self.weights != "home":
+            return self.purpose
+        if isinstance(parts, SkillLibrary):
+            return parts.purpose()
+        raise ValueError(
+            "weights 'home' take what π₀ is for from a library; without one, give it as "
+            "Composer('home', purpose=psec_jax.learn_purpose(π₀, …))"
+        )
 
     def _network(self, skills: int) -> nn.Module:
         return WEIGHTS[self.weights](skills) if isinstance(self.weights, str) else self.weights

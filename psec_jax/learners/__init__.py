@@ -15,7 +15,7 @@ from psec_jax.learners.guidance import Guidance
 from psec_jax.learners.guided import Frozen, GuidedLearner
 from psec_jax.learners.optimizer import Optimizer, TrainState, Transformation, descend
 from psec_jax.learners.policy import PolicyLearner
-from psec_jax.learners.purpose import Purpose, PurposeLearner
+from psec_jax.learners.purpose import Purpose, PurposeLearner, rewards_ahead
 from psec_jax.learners.rebrac import ReBRAC
 from psec_jax.learners.skill import SkillLearner
 from psec_jax.learners.td3bc import TD3BC
@@ -46,4 +46,5 @@ __all__ = [
     "descend",
     "imitation",
     "q_ensemble",
+    "rewards_ahead",
 ]

@@ -1,6 +1,8 @@
 """What a policy is for: a model of its own task's reward, learned from its own data."""
 
-from typing import cast
+import dataclasses
+from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from psec_jax import reprs
+from psec_jax import agents, reprs
 from psec_jax.backbones import Batch
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend
@@ -21,10 +23,9 @@ BINS = 10
 
 @struct.dataclass
 class Purpose:
-    """r̂(s), the reward that a policy's own task gives in raw observations.
+    """r̂(s), the reward that a policy's own task gives in raw observations, or its value.
 
-    ``usual`` is the median reward of the data that it was learned from: the level at which all is
-    well.
+    ``usual`` is the median of what it was learned from: the level at which all is well.
     """
 
     params: Params
@@ -42,6 +43,10 @@ class Purpose:
     def reward(self, observations: Float[Array, "batch observation"]) -> Float[Array, "batch"]:
         normalized = self.statistics.normalize(observations)
         return cast(Array, self.network.apply({"params": self.params}, normalized))
+
+    def save(self, path: str | Path, /, **provenance: Any) -> None:
+        """Store this purpose in a new folder ``path``, as ``psec_jax.agents.save`` does."""
+        agents.save(self, path, **provenance)
 
 
 @struct.dataclass
@@ -113,3 +118,23 @@ class PurposeLearner:
     def result(self, state: TrainState) -> Purpose:
         """With the averaged parameters."""
         return Purpose(state.average, self.usual, self.statistics, self.network)
+
+
+def rewards_ahead(data: TransitionDataset, discount: float) -> TransitionDataset:
+    """``data`` with the average reward from here on, (1 − γ) Σ γᵗ rₜ, in place of each reward.
+
+    After a termination rewards are 0; where a trajectory was merely cut off, its last reward goes
+    on. Raises ``ValueError`` unless γ, the ``discount``, is in [0, 1).
+    """
+    if not 0 <= discount < 1:
+        raise ValueError(f"the discount must be at least 0 and below 1, not {discount!r}")
+    rewards = data.columns(["rewards"])["rewards"].astype(np.float64)
+    ahead, following = np.empty_like(rewards), 0.0
+    last = np.zeros(len(rewards), bool)
+    last[data.ends - 1] = True
+    for index in reversed(range(len(rewards))):
+        if last[index]:
+            following = 0.0 if data.terminations[index] else rewards[index]
+        following = (1 - discount) * rewards[index] + discount * following
+        ahead[index] = following
+    return dataclasses.replace(data, rewards=ahead)

@@ -8,34 +8,42 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from flax import linen as nn
 
-from psec_jax import reprs, storage
+from psec_jax import agents, reprs, storage
 from psec_jax.composition import ComposedPolicy
+from psec_jax.descriptions import build, describe
 from psec_jax.errors import BaseMismatch, BrokenFile
 from psec_jax.fingerprints import fingerprint
-from psec_jax.imports import is_ours
+from psec_jax.imports import class_at, is_ours
 from psec_jax.policies import Policy
 from psec_jax.settings import json_data
 from psec_jax.skills import format
 from psec_jax.skills.bank import Bank, Skill
 from psec_jax.skills.folding import folded_agent, refactored
 
+if TYPE_CHECKING:
+    from psec_jax.learners import Purpose
+
 FORMAT = 1
 _TENSORS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # The entry of a configuration that says which tensors it belongs to.
 _BELONGS = "tensors_checksum"
+# The folder, and the entry in an exported file, of what a policy is for.
+_PURPOSE = "purpose"
 
 
 class SkillLibrary:
     """The skills of one base policy, in a folder.
 
     ``base/`` holds π₀, ``skills/<name>/`` one skill each, ``library.json`` the format and the
-    base's fingerprint. The folder of skills is the only list of them, and every write is a
-    rename, so processes may add to one library at the same time.
+    base's fingerprint; what a policy is for, where it is known, lies in its ``purpose/``. The
+    folder of skills is the only list of them, and every write is a rename, so processes may add to
+    one library at the same time.
     """
 
     def __init__(self, path: str | Path, base: Policy):
@@ -202,25 +210,86 @@ class SkillLibrary:
         names = self.names() if names is None else names
         return Bank.of({name: self.get(name) for name in names})
 
+    def add_purpose(self, purpose: "Purpose", skill: str | None = None, **provenance: Any) -> None:
+        """Store what π₀ is for, or a skill (``learn_purpose``).
+
+        A skill's is exported, renamed and removed with it. Raises ``KeyError`` for an unknown
+        skill, ``FileExistsError`` where it is known already, and ``ValueError`` for a purpose that
+        normalizes observations otherwise than π₀.
+        """
+        folder = self._purpose_folder(skill)
+        self._check_purpose(purpose)
+        purpose.save(folder, **provenance)
+
+    def purpose(self, skill: str | None = None) -> "Purpose":
+        """What π₀ is for, or a skill; raises ``KeyError`` where that is not known."""
+        folder = self._purpose_folder(skill)
+        if not folder.is_dir():
+            raise KeyError(
+                f"{self.path} does not say what {'π₀' if skill is None else repr(skill)} is for; "
+                "learn it with learn_purpose and store it with add_purpose"
+            )
+        purpose = agents.load(folder)
+        self._check_purpose(purpose)
+        return purpose
+
+    def _check_purpose(self, purpose: Any) -> None:
+        if not isinstance(purpose, class_at("Purpose", {})):
+            raise ValueError(f"a {type(purpose).__name__} is no purpose; see learn_purpose")
+        expected, given = self.base.statistics, purpose.statistics
+        if not all(map(np.array_equal, jax.tree.leaves(expected), jax.tree.leaves(given))):
+            raise ValueError(
+                "the purpose normalizes observations otherwise than the base policy; learn it "
+                "with learn_purpose(library.base, …)"
+            )
+        try:
+            jax.eval_shape(purpose.reward, jax.ShapeDtypeStruct((2, given.mean.size), np.float32))
+        except Exception as error:
+            raise ValueError(f"the parts of the purpose do not fit each other: {error}") from error
+
+    def has_purpose(self, skill: str | None = None) -> bool:
+        """Whether it is known what π₀ is for, or a skill."""
+        return self._purpose_folder(skill).is_dir()
+
+    def _purpose_folder(self, skill: str | None) -> Path:
+        return (self.path / "base" if skill is None else self._existing(skill)) / _PURPOSE
+
     def export(self, name: str, file: str | Path) -> Path:
-        """Write one skill as one safetensors file that another machine can import."""
+        """Write one skill, and what it is for, as one safetensors file that another machine can
+        import."""
         skill = self.get(name)
         file = storage.expanded(file)
         config = format.skill_config(skill)
+        tensors = format.skill_tensors(skill)
         metadata = {"format": "psec-skill", "name": name, "adapter_config": config}
+        if self.has_purpose(name):
+            described = describe(self.purpose(name), _PURPOSE)
+            metadata[_PURPOSE] = described.node
+            tensors |= {f"{_PURPOSE}/{part}": value for part, value in described.tensors.items()}
         with storage.new_file(file) as temporary:
-            storage.write_tensors(temporary, format.skill_tensors(skill), metadata)
+            storage.write_tensors(temporary, tensors, metadata)
         return file
 
     def import_file(self, file: str | Path, name: str | None = None) -> str:
-        """Add a skill that ``export`` wrote, under its own or another ``name``; returns it."""
+        """Add a skill that ``export`` wrote, and what it is for, under its own or another
+        ``name``; returns it."""
         file = storage.expanded(file)
         tensors, metadata = storage.read_tensors(file)
         config = metadata.get("adapter_config")
         if metadata.get("format") != "psec-skill" or not isinstance(config, dict):
             raise BrokenFile(f"{file} is not an exported skill; export it with `export NAME FILE`")
         name = storage.check_name(metadata.get("name", "") if name is None else name)
-        self.add(name, self._checked(tensors, config, file))
+        prefix, rest, own = f"{_PURPOSE}/", {}, {}
+        for part, value in tensors.items():
+            (own if part.startswith(prefix) else rest)[part.removeprefix(prefix)] = value
+        skill = self._checked(rest, config, file)
+        if _PURPOSE not in metadata:
+            self.add(name, skill)
+            return name
+        purpose = build(metadata[_PURPOSE], own)
+        self._check_purpose(purpose)
+        self.add(name, skill)
+        self.add_purpose(purpose, name)
         return name
 
     def _checked(self, tensors, config, source: Path) -> Skill:

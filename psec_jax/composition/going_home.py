@@ -7,17 +7,23 @@ as it was composed. All of this is learned from offline data.
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 
-from psec_jax.composition import ComposedPolicy
-from psec_jax.learners.purpose import Purpose
+from psec_jax.composition.agent import ComposedPolicy
 from psec_jax.networks import Homing
+
+if TYPE_CHECKING:
+    from psec_jax.learners import Purpose
+
+# Between which shares of the usual reward skills take over from π₀.
+SWITCH = (0.1, 0.3)
 
 
 def homing(
-    agent: ComposedPolicy, purpose: Purpose, low: float = 0.1, high: float = 0.3
+    agent: ComposedPolicy, purpose: "Purpose", low: float = SWITCH[0], high: float = SWITCH[1]
 ) -> ComposedPolicy:
     """``agent`` with its weights times g(s), from 0 where π₀'s reward is at most ``low`` to 1
     where it is at least ``high`` (``networks.Homing``); both in units of π₀'s ``usual`` reward.

@@ -10,9 +10,9 @@ import pytest
 from flax import linen as nn
 
 import psec_jax as psec
-from psec_jax import homing, learn_purpose
+from psec_jax import Composer, compose, homing, learn_purpose
 from psec_jax.composition import ActionLevel, ComposedPolicy, NoiseLevel
-from psec_jax.learners.purpose import Purpose, PurposeLearner
+from psec_jax.learners import Purpose, PurposeLearner, rewards_ahead
 from psec_jax.networks import ByLayer, ConstantWeights, Critic
 from psec_jax.policies import Statistics
 
@@ -163,3 +163,78 @@ def test_weights_that_follow_from_each_layers_input_are_refused(gaussian, make_b
     agent = ComposedPolicy.create(carrying, AsksEachLayer(), "parameter", KEY)
     with pytest.raises(ValueError, match="a function of each layer's input"):
         homing(agent, purpose_of(gaussian))
+
+
+def test_the_value_is_the_average_reward_ahead():
+    """Of a constant reward itself; 0 beyond a termination; else its last reward goes on."""
+    discount = 0.5
+    rewards = np.float32([2.0, 2.0, 2.0, 0.0, 4.0, 0.0, 4.0])
+    ends = np.isin(np.arange(7), [4]), np.isin(np.arange(7), [2, 6])
+    data = psec.TransitionDataset(np.eye(7), np.zeros((7, 2)), rewards, *ends)
+    expected = [2, 2, 2, 1, 2, 2, 4]
+    np.testing.assert_allclose(rewards_ahead(data, discount).rewards, expected, rtol=1e-6)
+    np.testing.assert_array_equal(rewards_ahead(data, 0.0).rewards, rewards)
+    for wrong in (1.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="at least 0 and below 1"):
+            rewards_ahead(data, wrong)
+
+
+def test_a_discount_learns_the_value(gaussian, dataset):
+    data = dataclasses.replace(dataset, rewards=dataset.rewards + 5)
+    training = psec.Training(3, 8, optax.sgd(1e-3))
+    value = learn_purpose(gaussian, data, key=KEY, training=training, discount=0.9)
+    ahead = rewards_ahead(data, 0.9)
+    reward = learn_purpose(gaussian, ahead, key=KEY, training=training)
+    assert float(value.usual) == float(reward.usual) == np.float32(np.median(ahead.rewards))
+    acts = [model.reward(data.observations) for model in (value, reward)]
+    np.testing.assert_allclose(*acts, atol=1e-6)
+
+
+TRAINING = psec.Training(5, 8, psec.Optimizer(0.03, ema_rate=1.0))
+
+
+@pytest.mark.filterwarnings("ignore:in 5 updates")
+@pytest.mark.parametrize("level", ["parameter", "noise", "action"])
+def test_composing_by_the_name_home_is_constant_weights_that_go_home(
+    library, dataset, observations, level
+):
+    purpose = purpose_of(library.base, slope=0.1, level=0.2)
+    how = {"key": KEY, "training": TRAINING}
+    plain = compose(library, dataset, composer=Composer("constant", level), **how)
+    library.add_purpose(purpose)
+    several = compose(
+        [library] * 2,
+        dataset,
+        composer=Composer("home", level, switch=(0.1, 0.4)),
+        key=jnp.stack([KEY, KEY]),
+        training=TRAINING,
+    )
+    expected = homing(plain, purpose, 0.1, 0.4).weights(observations)
+    assert np.ptp(expected) > 0.1
+    for agent in several:
+        np.testing.assert_allclose(agent.weights(observations), expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:in 5 updates")
+def test_a_purpose_sends_any_composer_home(library, dataset, observations):
+    carrying = library.base.with_bank(library.bank())
+    how = {"key": KEY, "training": TRAINING}
+    purpose = purpose_of(library.base, level=-1.0)
+    for weights in ("context", "constant", "home"):
+        agent = compose(carrying, dataset, composer=Composer(weights, purpose=purpose), **how)
+        np.testing.assert_array_equal(agent.weights(observations), 0)
+
+
+def test_a_home_that_is_not_known_or_does_not_fit_is_refused_before_training(library, dataset):
+    training = psec.Training(10**9, 8)
+    carrying = library.base.with_bank(library.bank())
+    other = purpose_of(library.base).replace(statistics=Statistics.identity(5))
+    for parts, composer, error, match in (
+        (library, "home", KeyError, "does not say what π₀ is for"),
+        (carrying, "home", ValueError, "weights 'home' take what π₀ is for from a library"),
+        (library, Composer("context", purpose=other), ValueError, "normalizes observations"),
+        (library, Composer("home", purpose=purpose_of(library.base), switch=(0.3, 0.1)),
+         ValueError, "low must be below high"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=match):
+            compose(parts, dataset, key=KEY, training=training, composer=composer)
