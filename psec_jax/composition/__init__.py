@@ -2,7 +2,7 @@
 
 from psec_jax.composition.agent import ComposedPolicy
 from psec_jax.composition.composer import Composer
-from psec_jax.composition.going_home import homing
+from psec_jax.composition.going_home import home_rewards, homing
 from psec_jax.composition.levels import LEVELS, ActionLevel, Level, NoiseLevel, ParameterLevel
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "Level",
     "NoiseLevel",
     "ParameterLevel",
+    "home_rewards",
     "homing",
 ]

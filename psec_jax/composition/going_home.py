@@ -7,10 +7,11 @@ as it was composed. All of this is learned from offline data.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from psec_jax.composition.agent import ComposedPolicy
 from psec_jax.networks import Homing
@@ -55,3 +56,16 @@ def homing(
     context = Homing(agent.context, purpose.network, usual * low, usual * high)
     params = {"source": agent.context_params, "reward": purpose.params}
     return dataclasses.replace(agent, context=context, context_params=params)
+
+
+def home_rewards(
+    agent: ComposedPolicy, observations: Float[Array, "batch observation"]
+) -> Float[Array, "batch"] | None:
+    """r̂(s), by which an agent of ``homing`` goes home; None for one that does not."""
+    context = agent.context
+    if not isinstance(context, Homing):
+        return None
+    normalized = agent.base.statistics.normalize(observations)
+    return cast(
+        Array, context.reward.apply({"params": agent.context_params["reward"]}, normalized)
+    )

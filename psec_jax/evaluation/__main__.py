@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,16 @@ import numpy as np
 from psec_jax import agents
 from psec_jax.acting import Actor
 from psec_jax.command_line import import_modules, printing
+from psec_jax.composition import ComposedPolicy
 from psec_jax.data.checks import check_seed
-from psec_jax.evaluation.evaluate import Evaluation, evaluate, film
+from psec_jax.envs import make
+from psec_jax.evaluation.evaluate import (
+    Evaluation,
+    evaluate,
+    film,
+    picture_interval,
+    trace_weights,
+)
 from psec_jax.training.seeds import named_key
 
 _PICTURES_PER_SECOND = 10.0
@@ -43,7 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--episodes", type=int, default=50, help="how many (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of policy and episodes (default 0)")
     parser.add_argument(
-        "--video", type=Path, metavar="FILE.gif", help="also film one more episode"
+        "--video",
+        type=Path,
+        metavar="FILE.gif",
+        help="also film one more episode, of a composed policy above its weights and rewards",
     )
     parser.add_argument(
         "--json", action="store_true", help="print JSON, with each episode's numbers"
@@ -87,8 +98,13 @@ def _film(agent: Actor, chosen: argparse.Namespace, key: jax.Array) -> None:
     from psec_jax.report import videos
 
     rate = _PICTURES_PER_SECOND
-    with _clock(f"filming {chosen.environment}"):
-        pictures = film(agent, chosen.environment, key=key, pictures_per_second=rate)
+    with _clock(f"filming {chosen.environment}"), closing(make(chosen.environment, 1)) as vector:
+        if isinstance(agent, ComposedPolicy):
+            every = picture_interval(vector, rate)
+            trace = trace_weights(agent, vector, key=key, picture_every=every)
+            pictures = videos.with_weights(trace, agent.names)
+        else:
+            pictures = film(agent, vector, key=key, pictures_per_second=rate)
         videos.animation(chosen.video, pictures, rate)
     print(f"{chosen.video}: {len(pictures)} pictures of one episode", file=sys.stderr)
 

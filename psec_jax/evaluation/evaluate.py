@@ -4,7 +4,7 @@ import functools
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 import gymnasium
@@ -15,8 +15,10 @@ from jaxtyping import Float, Int, UInt8
 
 from psec_jax import envs, reprs
 from psec_jax.acting import Actor, ComposedActor
+from psec_jax.composition import ComposedPolicy, home_rewards
 from psec_jax.envs import Environment
 from psec_jax.evaluation.rollout import Step, rollout
+from psec_jax.networks import Homing
 from psec_jax.parameters import classes
 from psec_jax.settings import integer_of
 from psec_jax.skills.weights import per_skill
@@ -146,21 +148,27 @@ def _limited(steps: Iterator[Step], max_steps: int, environment: Environment) ->
 
 @dataclass(frozen=True)
 class Trace:
-    """One episode of a composed policy, step by step, and pictures of it from above.
+    """One episode of a composed policy, step by step.
 
-    ``pictures`` are (step, image (height, width, 3)).
+    ``pictures`` are (step, image (height, width, 3)). Of an agent that goes home,
+    ``home_rewards`` are π₀'s modeled rewards, and ``switch`` the levels of these between which
+    skills take over from it (``composition.homing``).
     """
 
     weights: Float[np.ndarray, "step skill"]
     rewards: Float[np.ndarray, "step"]
     costs: Float[np.ndarray, "step"]
     pictures: tuple[tuple[int, np.ndarray], ...] = ()
+    home_rewards: Float[np.ndarray, "step"] | None = None
+    switch: tuple[float, float] | None = None
 
     @reprs.brief
     def __repr__(self):
         yield f"{len(self.weights)} steps"
         yield f"mean weights {self.weights.mean(axis=0).round(2).tolist()}"
         yield f"return {self.rewards.sum():.6g}, cost {self.costs.sum():.6g}"
+        if self.home_rewards is not None and self.switch is not None:
+            yield f"at home for {(self.home_rewards <= self.switch[0]).sum()} steps"
         yield f"{len(self.pictures)} pictures"
 
 
@@ -185,11 +193,15 @@ def trace_weights(
         episode = _limited(_episodes([policy], vector, 1, 1, [key]), max_steps, environment)
         for index, step in enumerate(episode):
             weights = np.atleast_2d(_weights(policy, step.observations, kind=kind))[0]
-            steps.append((weights, step.rewards[0], step.costs[0]))
+            steps.append((weights, step.rewards[0], step.costs[0], step.observations[0]))
             if picture_every and index % picture_every == 0:
                 pictures.append((index, _picture(vector, environment)))
-    weights, rewards, costs = map(np.array, zip(*steps, strict=True))
-    return Trace(weights, rewards, costs, tuple(pictures))
+    weights, rewards, costs, observations = map(np.array, zip(*steps, strict=True))
+    trace = Trace(weights, rewards, costs, tuple(pictures))
+    if not isinstance(policy, ComposedPolicy) or not isinstance(policy.context, Homing):
+        return trace
+    home = np.asarray(home_rewards(policy, observations))
+    return replace(trace, home_rewards=home, switch=(policy.context.low, policy.context.high))
 
 
 def film(
@@ -208,14 +220,20 @@ def film(
     """
     with _opened(environment, 1) as vector:
         check_fit(policy, vector, environment)
-        rate = vector.metadata.get("render_fps") or pictures_per_second
-        every = max(1, round(rate / pictures_per_second))
+        every = picture_interval(vector, pictures_per_second)
         episode = _limited(_episodes([policy], vector, 1, 1, [key]), max_steps, environment)
         return [
             np.array(_picture(vector, environment))
             for index, _ in enumerate(episode)
             if index % every == 0
         ]
+
+
+def picture_interval(vector: VectorEnv, pictures_per_second: float) -> int:
+    """After how many steps a picture is taken; 1 where ``render_fps`` does not say how long a step
+    is."""
+    rate = vector.metadata.get("render_fps") or pictures_per_second
+    return max(1, round(rate / pictures_per_second))
 
 
 def _picture(vector: VectorEnv, environment: Environment) -> np.ndarray:

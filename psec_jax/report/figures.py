@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 
 from psec_jax import storage
 from psec_jax.evaluation import Trace
 from psec_jax.evaluation.statistics import Summary
 
 try:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 except ImportError as error:
     raise ImportError(
@@ -170,9 +171,17 @@ def weights_over_episode(
     title: str = "",
 ) -> None:
     """α(s) of each skill at each step of an episode, above reward and cost of that step; where
-    there is a cost, the background is shaded."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    there is a cost, the background is shaded. Of an agent that goes home, π₀'s modeled reward lies
+    between, with the levels at which it does."""
+    home = trace.home_rewards is not None
+    figure = Figure(figsize=(7, 5 if home else 4), layout="constrained")
+    above, *between, below = figure.subplots(
+        2 + home, 1, sharex=True, height_ratios=(2, 1, 1) if home else (2, 1)
+    )
+    for axes in between:
+        axes.plot(trace.home_rewards, color="#332288", linewidth=1)
+        axes.axhspan(*trace.switch, color="#332288", alpha=0.15, linewidth=0)
+        axes.set_ylabel("π₀'s r̂(s)")
     for index, name in enumerate(names):
         above.plot(trace.weights[:, index], label=name, linewidth=1, **_color(index))
     above.axhline(1.0, color="black", linewidth=0.5, linestyle=":")
@@ -191,9 +200,34 @@ def weights_over_episode(
             above.axvspan(start, end, color="#cc3311", alpha=0.12, linewidth=0, label=label)
     above.legend(frameon=False, loc="best")
     below.set_xlabel("environment step")
-    for axes in (above, below):
+    for axes in (above, *between, below):
         axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path, dpi=150)
+
+
+def episode_strip(
+    trace: Trace, names: Sequence[str], width: int
+) -> tuple[UInt8[np.ndarray, "height width 3"], Int[np.ndarray, "step"]]:
+    """Weights above rewards over an episode, so many pixels wide, and the column of each step."""
+    figure = Figure(figsize=(width / 100, 1.8), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    for index, name in enumerate(names):
+        above.plot(trace.weights[:, index], label=name, linewidth=1, **_color(index))
+    above.set_ylim(min(0, trace.weights.min()) - 0.05, max(1, trace.weights.max()) + 0.05)
+    above.set_ylabel("weight α", fontsize=7)
+    above.legend(frameon=False, fontsize=7, loc="center right")
+    below.plot(trace.rewards, color="#555555", linewidth=1)
+    below.set_ylabel("reward", fontsize=7)
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=6)
+        axes.margins(x=0)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    steps = np.stack([np.arange(len(trace.weights)), np.zeros(len(trace.weights))], axis=1)
+    columns = above.transData.transform(steps)[:, 0].astype(int)
+    return pixels, np.clip(columns, 0, width - 1)
 
 
 def picture_strip(

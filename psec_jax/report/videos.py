@@ -8,6 +8,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from psec_jax import storage
+from psec_jax.evaluation import Trace
+from psec_jax.report import figures
 
 
 def animation(
@@ -20,3 +22,17 @@ def animation(
     milliseconds = round(1000 / pictures_per_second)
     with storage.new_file(path) as temporary:
         first.save(temporary, save_all=True, append_images=others, duration=milliseconds, loop=0)
+
+
+def with_weights(trace: Trace, names: Sequence[str]) -> list[UInt8[np.ndarray, "taller width 3"]]:
+    """The pictures of ``trace``, each above the curves of weights and rewards up to its step."""
+    steps, images = zip(*trace.pictures, strict=True)
+    curves, columns = figures.episode_strip(trace, names, images[0].shape[1])
+    faded = np.uint8(255 - (255 - curves.astype(int)) // 4)
+    pictures = []
+    for step, image in zip(steps, images, strict=True):
+        panel, now = faded.copy(), columns[step]
+        panel[:, :now] = curves[:, :now]
+        panel[:, now : now + 1] = 0
+        pictures.append(np.concatenate([image, panel]))
+    return pictures

@@ -279,14 +279,17 @@ class SkillLibrary:
         if metadata.get("format") != "psec-skill" or not isinstance(config, dict):
             raise BrokenFile(f"{file} is not an exported skill; export it with `export NAME FILE`")
         name = storage.check_name(metadata.get("name", "") if name is None else name)
-        prefix, rest, own = f"{_PURPOSE}/", {}, {}
-        for part, value in tensors.items():
-            (own if part.startswith(prefix) else rest)[part.removeprefix(prefix)] = value
-        skill = self._checked(rest, config, file)
+        prefix = f"{_PURPOSE}/"
+        of_purpose = {
+            part.removeprefix(prefix): tensors.pop(part)
+            for part in [*tensors]
+            if part.startswith(prefix)
+        }
+        skill = self._checked(tensors, config, file)
         if _PURPOSE not in metadata:
             self.add(name, skill)
             return name
-        purpose = build(metadata[_PURPOSE], own)
+        purpose = build(metadata[_PURPOSE], of_purpose)
         self._check_purpose(purpose)
         self.add(name, skill)
         self.add_purpose(purpose, name)

@@ -7,11 +7,12 @@ from flax import struct, traverse_util
 from gymnasium.vector import SyncVectorEnv
 
 from psec_jax import GaussianBackbone, Policy, Statistics, envs, evaluate
-from psec_jax.composition import ComposedPolicy
+from psec_jax.composition import ComposedPolicy, homing
 from psec_jax.data.behavior import BehaviorPolicy
 from psec_jax.data.registry import local_datasets
 from psec_jax.evaluation import trace_weights
-from psec_jax.networks import ContextNetwork, GaussianActor
+from psec_jax.learners import Purpose
+from psec_jax.networks import ConstantWeights, ContextNetwork, Critic, GaussianActor
 
 KEY = jax.random.key(8)
 
@@ -197,6 +198,25 @@ def test_weights_are_traced_along_one_episode(log, gaussian, make_bank):
     assert np.ptp(weights, axis=0).min() > 1e-4
     first = [composed.act(KEY, state[None])[0, 0] for state in states]
     np.testing.assert_allclose(rewards, np.arange(steps) + 1 + first, atol=1e-5)
+
+
+def test_of_an_agent_that_goes_home_the_bases_reward_is_traced(log, gaussian, make_bank):
+    network = Critic(hidden=())
+    kernel = jnp.zeros((5, 1)).at[0].set(1.0)
+    params = {"value": {"kernel": kernel, "bias": jnp.full(1, 0.5)}}
+    purpose = Purpose(params, jnp.float32(2.0), gaussian.statistics, network)
+    policy = gaussian.with_bank(make_bank(gaussian))
+    composed = ComposedPolicy.create(policy, ConstantWeights(3, start=1.0), "parameter", KEY)
+    trace = trace_weights(homing(composed, purpose, 0.2, 0.6), "short", key=jax.random.key(0))
+    (seed,) = log["seeds"]
+    steps = np.arange(seed % 7 + 1)
+    states = np.float32([[t, seed % 10, 1, -1, 0] for t in steps]) / 10
+    np.testing.assert_allclose(trace.home_rewards, purpose.reward(states), atol=1e-5)
+    assert trace.switch == pytest.approx((0.4, 1.2))
+    gate = np.clip((np.array(trace.home_rewards) - 0.4) / 0.8, 0, 1)
+    np.testing.assert_allclose(trace.weights, np.tile(gate[:, None], 3), atol=1e-5)
+    plain = trace_weights(composed, "short", key=jax.random.key(0))
+    assert plain.home_rewards is None and plain.switch is None
 
 
 def test_of_weights_by_layer_the_means_are_traced(log, gaussian, make_bank):

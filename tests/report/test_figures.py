@@ -139,6 +139,17 @@ def test_weights_are_drawn_by_skill_above_the_rewards(tmp_path, drawn):
     assert spans == [(5, 8), (18, 30)]
 
 
+def test_of_an_agent_that_goes_home_the_bases_reward_is_drawn_between(tmp_path, drawn):
+    home = np.linspace(0, 1, 30)
+    trace = Trace(np.ones((30, 1)), np.zeros(30), np.zeros(30), (), home, (0.1, 0.3))
+    figures.weights_over_episode(tmp_path / "weights.png", trace, ["walk"])
+    assert_picture(tmp_path / "weights.png")
+    _, between, _ = drawn[0].axes
+    np.testing.assert_array_equal(between.lines[0].get_ydata(), home)
+    (band,) = between.patches
+    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((0.1, 0.3))
+
+
 def test_methods_lie_in_the_plane_of_reward_and_cost(tmp_path, drawn):
     found = {("psec", "task"): (summary(0.5), summary(2.0)), ("asec", "task"): (summary(1),) * 2}
     figures.plane(tmp_path / "plane.png", found, ROWS, "task")

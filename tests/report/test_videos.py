@@ -1,6 +1,7 @@
 import numpy as np
 from PIL import Image, ImageSequence
 
+from psec_jax.evaluation import Trace
 from psec_jax.report import videos
 
 
@@ -16,3 +17,31 @@ def test_an_animation_holds_every_picture_in_order_for_its_time(tmp_path):
     assert [duration for duration, _ in frames] == [250, 250, 250]
     for shade, (_, frame) in zip(shades, frames, strict=True):
         assert frame.shape == (6, 8, 3) and abs(frame.astype(int) - shade).max() <= 4
+
+
+def test_under_each_picture_the_curves_are_drawn_up_to_its_step():
+    images = np.random.default_rng(0).integers(0, 255, (3, 30, 320, 3), dtype=np.uint8)
+    pictures = tuple(zip((0, 45, 89), images, strict=True))
+    weights = np.linspace(0, 1, 90)[:, None]
+    first, middle, last = videos.with_weights(
+        Trace(weights, np.ones(90), np.zeros(90), pictures), ["walk"]
+    )
+    for picture, image in zip((first, middle, last), images, strict=True):
+        assert picture.shape == (210, 320, 3) and picture.dtype == np.uint8
+        np.testing.assert_array_equal(picture[:30], image)
+    cursors = [int((picture[30:] == 0).all(axis=(0, 2)).nonzero()[0][0])
+               for picture in (first, middle, last)]  # fmt: skip
+    assert cursors == sorted(cursors) and cursors[1] - cursors[0] > 50 < cursors[2] - cursors[1]
+    np.testing.assert_array_equal(middle[30:, : cursors[1]][:, cursors[0] + 1 :],
+                                  last[30:, : cursors[1]][:, cursors[0] + 1 :])  # fmt: skip
+    ahead = slice(cursors[1] + 1, cursors[2])
+    np.testing.assert_array_equal(first[30:, ahead], middle[30:, ahead])
+    assert first[30:, ahead].min() > last[30:, ahead].min()
+
+
+def test_weights_by_two_skills_have_a_picture_each_of_the_same_size():
+    images = np.zeros((2, 8, 64, 3), np.uint8)
+    trace = Trace(
+        np.ones((5, 2)), np.zeros(5), np.zeros(5), tuple(zip((0, 4), images, strict=True))
+    )
+    assert {picture.shape for picture in videos.with_weights(trace, ["a", "b"])} == {(188, 64, 3)}
