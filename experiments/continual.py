@@ -24,16 +24,17 @@ from experiments.recording import Recorder
 from experiments.settings import Column, Continual
 from experiments.simulators import Simulators
 from experiments.stages import (
+    HOME,
     Method,
     by_seed,
     check_alike,
     check_joined,
+    check_purpose,
     load,
     mixture,
     naming,
     unfinished,
 )
-from psec_jax.learners import PurposeLearner
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
 from psec_jax.storage import check_name, expanded
@@ -62,8 +63,7 @@ class Data:
         for vector in vectors:
             check_alike({**parts, **{f"base {s}": base for s, base in bases.items()}}, vector)
         if "psec_home" in config.methods:
-            with naming("psec_home, the source's data"):
-                PurposeLearner.of(source, config.statistics(source), psec.Optimizer())
+            check_purpose(source)
         if sizes.replayed_trajectories:
             check_joined(parts.values())
         return cls(source, few, bases)
@@ -116,9 +116,10 @@ class Run(stages.Run):
 
     @functools.cached_property
     def purposes(self) -> list[psec.learners.Purpose]:
-        """A model of the reward that each π₀ is for."""
-        options = self.fitting(self.config.home.training, "purpose")
-        return by_seed(psec.learn_purpose(self.bases, self.data.source, **options))
+        """What each π₀ is for."""
+        chain = self.config.chain
+        dataset = chain.tasks[chain.source].dataset
+        return self.learn_purposes(self.config.home, self.data.source, dataset)
 
     def expanded(self, kind: str, adapter: psec.Adapter) -> list[psec.SkillLibrary]:
         bases = self.bases
@@ -196,12 +197,8 @@ def composed(
 
 def going_home(run: Run, column: Column) -> list:
     """Constant weights where π₀'s own reward says that all is well, and π₀ elsewhere."""
-    home = run.config.home
     agents = composed(run, column, "psec", "low_rank", "parameter", context=False)
-    return [
-        psec.homing(agent, purpose, home.low, home.high)
-        for agent, purpose in zip(agents, run.purposes, strict=True)
-    ]
+    return run.gone_home(agents, run.config.home)
 
 
 METHODS = {
@@ -218,7 +215,7 @@ for _name, _label, _level, _parts in (
     ("psec", "PSEC", "parameter", "low_rank"),
 ):
     METHODS |= mixture(_name, _label, _level, partial(composed, name=_name, parts=_parts))
-METHODS["psec_home"] = Method("PSEC, going home", going_home, "skill")
+METHODS["psec_home"] = Method(HOME, going_home, "skill")
 
 
 def run(config: Continual, out: Path, recorder: Recorder) -> None:

@@ -23,10 +23,12 @@ from experiments.recording import Recorder
 from experiments.settings import DynamicsShift
 from experiments.simulators import Simulators
 from experiments.stages import (
+    HOME,
     Method,
     by_seed,
     check_alike,
     check_joined,
+    check_purpose,
     load,
     mixtures,
     unfinished,
@@ -53,6 +55,8 @@ class Data:
         sources = {shift: load(config.robot.shifts[shift], count) for shift in config.shifts}
         target = load(config.target.dataset, config.target.trajectories)
         check_alike({**sources, "the target": target}, vector)
+        if "psec_home" in config.methods:
+            check_purpose(next(iter(sources.values())))
         if "joint" in config.methods:
             check_joined([*sources.values(), target])
         return cls(sources, target)
@@ -96,6 +100,12 @@ class Run(offline_rl.Run):
         weights = {"target": self.config.weigh}
         dataset = self.config.target.dataset
         return self.learn_skills("skill target", self.targets, weights, dataset)
+
+    @functools.cached_property
+    def purposes(self) -> list[psec.learners.Purpose]:
+        """What each π₀ is for."""
+        shift, source = next(iter(self.data.sources.items()))
+        return self.learn_purposes(self.config.home, source, self.config.robot.shifts[shift])
 
     def measurements(self, evaluations: list[Evaluation]) -> dict[str, list[Evaluation]]:
         score = self.config.robot.score
@@ -161,8 +171,9 @@ def skill(run: Run) -> list:
     return run.best_of(run.with_skill("target"), critics)
 
 
-def composed(run: Run, level: str = "parameter", context: bool = True) -> list:
-    """π₀ and all skills, mixed by weights that are trained on the target's data."""
+def composed(run: Run, level: str = "parameter", context: bool = True, home: bool = False) -> list:
+    """π₀ and all skills, mixed by weights that are trained on the target's data; or with ``home``
+    π₀ alone where its own reward says that things have gone wrong."""
     config, critics = run.config, run.critics
     count, weigh = len(run.libraries[0].names()), config.weigh
     agents = psec.compose(
@@ -173,7 +184,8 @@ def composed(run: Run, level: str = "parameter", context: bool = True) -> list:
         ],
         **run.fitting(config.mixing(context), f"compose {level}{'' if context else ' fixed'}"),
     )
-    return run.best_of(by_seed(agents), critics)
+    agents = by_seed(agents)
+    return run.best_of(run.gone_home(agents, config.home) if home else agents, critics)
 
 
 METHODS = {
@@ -185,6 +197,7 @@ METHODS = {
     "finetune": Method("Fine-tuning", finetune),
     "skill": Method("Skill, not composed", skill, "skill"),
     **mixtures(composed),
+    "psec_home": Method(HOME, partial(composed, context=False, home=True), "skill"),
 }
 
 

@@ -107,7 +107,10 @@ class Recorder:
         if not self._leads:
             return
         names = [*(f"weight_{skill}" for skill in skills), "reward", "cost"]
-        table = np.column_stack([trace.weights, trace.rewards, trace.costs])
+        columns = [trace.weights, trace.rewards, trace.costs]
+        if trace.home_rewards is not None:
+            names, columns = [*names, "home_reward"], [*columns, trace.home_rewards]
+        table = np.column_stack(columns)
         steps = np.arange(len(table))
         with storage.new_file(self.out / f"{name}.csv") as path:
             np.savetxt(

@@ -18,15 +18,22 @@ from gymnasium.vector import VectorEnv
 import psec_jax as psec
 from experiments.config import ConfigError, Setting
 from experiments.recording import Recorder
+from experiments.settings import Home
 from experiments.simulators import Simulators
 from psec_jax import agents, storage
 from psec_jax.acting import Actor, ComposedActor
+from psec_jax.composition import ComposedPolicy
 from psec_jax.errors import BrokenFile
-from psec_jax.evaluation import Evaluation, trace_weights
+from psec_jax.evaluation import Evaluation, Trace, trace_weights
 from psec_jax.training.processes import leads, meet
 from psec_jax.training.seeds import for_each_seed, named_key
 
 T = TypeVar("T")
+HOME = "PSEC, going home"
+# The rows whose weights are drawn over an episode, and the file's name.
+TRACED = {"psec": "weights", "psec_home": "weights_home"}
+# Of so many episodes the one in which an agent is at home longest.
+EPISODES_TRACED = 6
 
 
 class Method(NamedTuple):
@@ -117,6 +124,13 @@ def check_joined(datasets: Iterable[psec.TransitionDataset]) -> None:
     """Raises ``ConfigError`` where ``datasets`` cannot become one."""
     with naming("data that are trained on together"):
         psec.concatenate([data.take(1) for data in datasets])
+
+
+def check_purpose(source: psec.TransitionDataset) -> None:
+    """Raises ``ConfigError`` where π₀'s data do not say what it is for."""
+    with naming("psec_home, the source's data"):
+        statistics = psec.Statistics.identity(source.observation_size)
+        psec.learners.PurposeLearner.of(source, statistics, psec.Optimizer())
 
 
 def unfinished(config: Setting, recorder: Recorder, columns: Iterable[str]) -> list[list[int]]:
@@ -212,6 +226,30 @@ class Run:
                 library.add(name, skill, dataset=dataset, seed=seed)
         meet()
 
+    def learn_purposes(
+        self, home: Home, data: psec.TransitionDataset, dataset: str
+    ) -> list[psec.learners.Purpose]:
+        """What each π₀ is for, which the libraries keep."""
+        options = self.fitting(home.training, "purpose")
+        purposes = by_seed(psec.learn_purpose(self.bases, data, discount=home.discount, **options))
+        for library, purpose, seed in zip(self.libraries, purposes, self.seeds, strict=True):
+            if leads() and not library.has_purpose():
+                library.add_purpose(purpose, dataset=dataset, seed=seed)
+        meet()
+        return purposes
+
+    @property
+    def purposes(self) -> list[psec.learners.Purpose]:
+        """What each π₀ is for."""
+        raise NotImplementedError
+
+    def gone_home(self, agents: Sequence[ComposedPolicy], home: Home) -> list[ComposedPolicy]:
+        """π₀ in their place where its purpose says that things have gone wrong."""
+        return [
+            psec.homing(agent, purpose, home.low, home.high)
+            for agent, purpose in zip(agents, self.purposes, strict=True)
+        ]
+
     @property
     def bases(self) -> list[psec.Policy]:
         return [library.base for library in self.libraries]
@@ -240,8 +278,9 @@ class Run:
                 continue
             trained = methods[name].agents(self, *column)
             evaluations = self.evaluate(trained, environment, episodes)
-            if name == "psec" and self.seeds[0] == config.seeds[0]:
-                self.trace(trained[0], task, environment, suffix)
+            if name in TRACED and self.seeds[0] == config.seeds[0]:
+                file = f"{TRACED[name]}_{suffix}" if suffix else TRACED[name]
+                self.trace(trained[0], environment, file, f"{methods[name].label}, {task}")
             self.leave(trained, f"{name}-{suffix}" if suffix else name, method=name, task=task)
             step = getattr(config, methods[name].stage).steps
             for metric, each in self.measurements(evaluations).items():
@@ -268,12 +307,20 @@ class Run:
         for seed, each in zip(self.seeds, data, strict=True):
             self.recorder.demonstrations(each, setting=self.setting, task=task, seed=seed)
 
-    def trace(self, agent: ComposedActor, task: str, environment: str, suffix: str) -> None:
-        """α(s) over one episode, as a figure and as numbers, with pictures where there are any."""
+    def trace(self, agent: ComposedActor, environment: str, file: str, title: str) -> None:
+        """α(s) over one episode, as a figure and as numbers, with pictures where there are any; of
+        an agent that goes home, over that of a few episodes in which it is there longest."""
         pictures = 10 if environment.startswith("metadrive/") else 0
-        trace = trace_weights(agent, environment, key=self.key("trace")[0], picture_every=pictures)
-        name = f"weights_{suffix}" if suffix else "weights"
-        self.recorder.trace(name, trace, agent.names, title=f"PSEC, {task}")
+
+        def traced(key: jax.Array) -> Trace:
+            return trace_weights(agent, environment, key=key, picture_every=pictures)
+
+        key = self.key("trace")[0]
+        trace = traced(key)
+        if trace.home_rewards is not None:
+            others = map(traced, jax.random.split(key, EPISODES_TRACED - 1))
+            trace = max([trace, *others], key=lambda each: each.steps_at_home)
+        self.recorder.trace(file, trace, agent.names, title)
 
     def leave(self, trained: Sequence[Any], name: str, **provenance: Any) -> None:
         """Store each seed's agent as ``seed_N/agents/<name>``.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from psec_jax.acting import Observations
 from psec_jax.composition.agent import ComposedPolicy
 from psec_jax.networks import Homing
 
@@ -59,13 +60,13 @@ def homing(
 
 
 def home_rewards(
-    agent: ComposedPolicy, observations: Float[Array, "batch observation"]
+    agent: ComposedPolicy, observations: Observations
 ) -> Float[Array, "batch"] | None:
     """r̂(s), by which an agent of ``homing`` goes home; None for one that does not."""
     context = agent.context
     if not isinstance(context, Homing):
         return None
-    normalized = agent.base.statistics.normalize(observations)
+    normalized = agent.base.statistics.normalize(jnp.asarray(observations))
     return cast(
         Array, context.reward.apply({"params": agent.context_params["reward"]}, normalized)
     )

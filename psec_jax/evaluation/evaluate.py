@@ -162,13 +162,20 @@ class Trace:
     home_rewards: Float[np.ndarray, "step"] | None = None
     switch: tuple[float, float] | None = None
 
+    @property
+    def steps_at_home(self) -> int:
+        """In how many steps π₀ acted alone, as the agent was at home."""
+        if self.home_rewards is None or self.switch is None:
+            return 0
+        return int((self.home_rewards <= self.switch[0]).sum())
+
     @reprs.brief
     def __repr__(self):
         yield f"{len(self.weights)} steps"
         yield f"mean weights {self.weights.mean(axis=0).round(2).tolist()}"
         yield f"return {self.rewards.sum():.6g}, cost {self.costs.sum():.6g}"
-        if self.home_rewards is not None and self.switch is not None:
-            yield f"at home for {(self.home_rewards <= self.switch[0]).sum()} steps"
+        if self.home_rewards is not None:
+            yield f"at home for {self.steps_at_home} steps"
         yield f"{len(self.pictures)} pictures"
 
 

@@ -173,15 +173,15 @@ def weights_over_episode(
     """α(s) of each skill at each step of an episode, above reward and cost of that step; where
     there is a cost, the background is shaded. Of an agent that goes home, π₀'s modeled reward lies
     between, with the levels at which it does."""
-    home = trace.home_rewards is not None
-    figure = Figure(figsize=(7, 5 if home else 4), layout="constrained")
-    above, *between, below = figure.subplots(
-        2 + home, 1, sharex=True, height_ratios=(2, 1, 1) if home else (2, 1)
-    )
-    for axes in between:
-        axes.plot(trace.home_rewards, color="#332288", linewidth=1)
-        axes.axhspan(*trace.switch, color="#332288", alpha=0.15, linewidth=0)
-        axes.set_ylabel("π₀'s r̂(s)")
+    switch = trace.switch
+    figure = Figure(figsize=(7, 4 if switch is None else 5), layout="constrained")
+    heights = (2, 1) if switch is None else (2, 1, 1)
+    above, *between, below = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    if switch is not None:
+        (middle,) = between
+        middle.plot(trace.home_rewards, color="#332288", linewidth=1)
+        middle.axhspan(*switch, color="#332288", alpha=0.15, linewidth=0)
+        middle.set_ylabel("π₀'s r̂(s)")
     for index, name in enumerate(names):
         above.plot(trace.weights[:, index], label=name, linewidth=1, **_color(index))
     above.axhline(1.0, color="black", linewidth=0.5, linestyle=":")

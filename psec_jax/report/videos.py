@@ -28,7 +28,7 @@ def with_weights(trace: Trace, names: Sequence[str]) -> list[UInt8[np.ndarray, "
     """The pictures of ``trace``, each above the curves of weights and rewards up to its step."""
     steps, images = zip(*trace.pictures, strict=True)
     curves, columns = figures.episode_strip(trace, names, images[0].shape[1])
-    faded = np.uint8(255 - (255 - curves.astype(int)) // 4)
+    faded = (255 - (255 - curves) // 4).astype(np.uint8)
     pictures = []
     for step, image in zip(steps, images, strict=True):
         panel, now = faded.copy(), columns[step]
