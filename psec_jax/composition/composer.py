@@ -3,7 +3,7 @@ weights are trained by."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -18,9 +18,6 @@ from psec_jax.policies import Policy
 from psec_jax.settings import plain_settings, python_number
 from psec_jax.skills.bank import Bank
 from psec_jax.skills.library import SkillLibrary
-
-if TYPE_CHECKING:
-    from psec_jax.learners import Purpose
 
 # Where weights come from, by name: a module for so many skills.
 WEIGHTS = {"context": ContextNetwork, "constant": ConstantWeights, "home": ConstantWeights}
@@ -40,7 +37,7 @@ class Composer:
     ``anchor`` adds to the loss (``learners.ContextLearner``). ``weigh`` weighs the samples by
     ``critics`` that were learned before (``psec_jax.weights``).
 
-    With a ``purpose`` the mixture goes home: π₀ acts where the reward that it is for is low, and
+    With a ``purpose`` (``learn_purpose``) the mixture goes home: π₀ acts where the reward that it is for is low, and
     ``switch`` says how low (``composition.homing``). ``home`` takes the purpose that the library
     keeps of π₀.
     """
@@ -51,7 +48,7 @@ class Composer:
     anchor_strength: float = 1.0
     critics: Mapping[str, Any] | None = None
     weigh: Callable[..., Float[Array, "batch"]] | None = None
-    purpose: "Purpose | None" = None
+    purpose: Any = None
     switch: tuple[float, float] = SWITCH
 
     def __post_init__(self):
@@ -116,7 +113,7 @@ class Composer:
         policy, bank = _carrying(parts, skills)
         return ComposedPolicy.create(policy, self._network(bank.size), self.level, key)
 
-    def purpose_in(self, parts: Parts) -> "Purpose | None":
+    def purpose_in(self, parts: Parts) -> Any:
         """By which the mixture goes home, if it does; raises ``KeyError`` for a library that keeps
         none."""
         if self.purpose is not None or self.weights != "home":
