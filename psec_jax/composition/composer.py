@@ -37,9 +37,9 @@ class Composer:
     ``anchor`` adds to the loss (``learners.ContextLearner``). ``weigh`` weighs the samples by
     ``critics`` that were learned before (``psec_jax.weights``).
 
-    With a ``purpose`` (``learn_purpose``) the mixture goes home: π₀ acts where the reward that it is for is low, and
-    ``switch`` says how low (``composition.homing``). ``home`` takes the purpose that the library
-    keeps of π₀.
+    With a ``purpose`` (of ``learn_purpose``) the mixture goes home: π₀ acts where the reward that
+    it is for is low, and ``switch`` says how low (``composition.homing``). ``home`` takes the
+    purpose that the library keeps of π₀.
     """
 
     weights: nn.Module | str = "context"
