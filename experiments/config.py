@@ -54,6 +54,24 @@ class Optimize:
     task: str | None = None
 
 
+@dataclass
+class Home:
+    """How ``psec_home`` goes home (``psec_jax.homing``)."""
+
+    training: psec.Training
+    # 0: by π₀'s reward; else by its value, the average reward of about 1 / (1 − discount) steps.
+    discount: float
+    # The shares of the usual reward between which skills take over from π₀.
+    low: float
+    high: float
+
+    def __post_init__(self):
+        if not 0 <= self.discount < 1:
+            raise ValueError(f"discount must be at least 0 and below 1, not {self.discount}")
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, not {self.low} and {self.high}")
+
+
 @dataclass(kw_only=True)
 class Setting:
     """What every setting's configuration says."""
@@ -68,6 +86,7 @@ class Setting:
     scratch: psec.Training
     context: psec.Training
     constants: psec.Training
+    home: Home
     # What the networks see: normalized by the first data's statistics, or raw.
     observations: Literal["normalized", "raw"]
     observation_floor: float

@@ -24,7 +24,6 @@ from experiments.recording import Recorder
 from experiments.settings import Column, Continual
 from experiments.simulators import Simulators
 from experiments.stages import (
-    HOME,
     Method,
     by_seed,
     check_alike,
@@ -62,8 +61,7 @@ class Data:
         parts = {"the source": source, **few}
         for vector in vectors:
             check_alike({**parts, **{f"base {s}": base for s, base in bases.items()}}, vector)
-        if "psec_home" in config.methods:
-            check_purpose(source)
+        check_purpose(config, source)
         if sizes.replayed_trajectories:
             check_joined(parts.values())
         return cls(source, few, bases)
@@ -114,12 +112,10 @@ class Run(stages.Run):
         """The libraries, with a dense skill for each task."""
         return self.expanded("full", self.config.dense_adapter)
 
-    @functools.cached_property
-    def purposes(self) -> list[psec.learners.Purpose]:
-        """What each π₀ is for."""
+    @property
+    def source(self) -> tuple[psec.TransitionDataset, str]:
         chain = self.config.chain
-        dataset = chain.tasks[chain.source].dataset
-        return self.learn_purposes(self.config.home, self.data.source, dataset)
+        return self.data.source, chain.tasks[chain.source].dataset
 
     def expanded(self, kind: str, adapter: psec.Adapter) -> list[psec.SkillLibrary]:
         bases = self.bases
@@ -169,7 +165,13 @@ def skill(run: Run, column: Column) -> list:
 
 
 def composed(
-    run: Run, column: Column, name: str, parts: str, level: str, context: bool = True
+    run: Run,
+    column: Column,
+    name: str,
+    parts: str,
+    level: str,
+    context: bool = True,
+    home: bool = False,
 ) -> list:
     """π₀ and skills, or policies from scratch, mixed by weights that are trained on the target's
     demonstrations."""
@@ -192,13 +194,7 @@ def composed(
         composer=config.composer_at(level, len(names), context),
         **run.fitting(config.mixing(context), label),
     )
-    return by_seed(agents)
-
-
-def going_home(run: Run, column: Column) -> list:
-    """Constant weights where π₀'s own reward says that all is well, and π₀ elsewhere."""
-    agents = composed(run, column, "psec", "low_rank", "parameter", context=False)
-    return run.gone_home(agents, run.config.home)
+    return run.gone_home(by_seed(agents)) if home else by_seed(agents)
 
 
 METHODS = {
@@ -215,7 +211,6 @@ for _name, _label, _level, _parts in (
     ("psec", "PSEC", "parameter", "low_rank"),
 ):
     METHODS |= mixture(_name, _label, _level, partial(composed, name=_name, parts=_parts))
-METHODS["psec_home"] = Method(HOME, going_home, "skill")
 
 
 def run(config: Continual, out: Path, recorder: Recorder) -> None:

@@ -23,7 +23,6 @@ from experiments.recording import Recorder
 from experiments.settings import DynamicsShift
 from experiments.simulators import Simulators
 from experiments.stages import (
-    HOME,
     Method,
     by_seed,
     check_alike,
@@ -55,8 +54,7 @@ class Data:
         sources = {shift: load(config.robot.shifts[shift], count) for shift in config.shifts}
         target = load(config.target.dataset, config.target.trajectories)
         check_alike({**sources, "the target": target}, vector)
-        if "psec_home" in config.methods:
-            check_purpose(next(iter(sources.values())))
+        check_purpose(config, next(iter(sources.values())))
         if "joint" in config.methods:
             check_joined([*sources.values(), target])
         return cls(sources, target)
@@ -86,8 +84,7 @@ class Run(offline_rl.Run):
     @functools.cached_property
     def libraries(self) -> list[psec.SkillLibrary]:
         """Around π₀, by behavior cloning on the first source."""
-        source = next(iter(self.sources.values()))
-        return self.libraries_of(self.clone("pretrain", source, self.config.pretrain))
+        return self.libraries_of(self.clone("pretrain", self.source[0], self.config.pretrain))
 
     @functools.cached_property
     def critics(self) -> list[Critics]:
@@ -101,11 +98,10 @@ class Run(offline_rl.Run):
         dataset = self.config.target.dataset
         return self.learn_skills("skill target", self.targets, weights, dataset)
 
-    @functools.cached_property
-    def purposes(self) -> list[psec.learners.Purpose]:
-        """What each π₀ is for."""
-        shift, source = next(iter(self.data.sources.items()))
-        return self.learn_purposes(self.config.home, source, self.config.robot.shifts[shift])
+    @property
+    def source(self) -> tuple[psec.TransitionDataset, str]:
+        shift, data = next(iter(self.sources.items()))
+        return data, self.config.robot.shifts[shift]
 
     def measurements(self, evaluations: list[Evaluation]) -> dict[str, list[Evaluation]]:
         score = self.config.robot.score
@@ -185,7 +181,7 @@ def composed(run: Run, level: str = "parameter", context: bool = True, home: boo
         **run.fitting(config.mixing(context), f"compose {level}{'' if context else ' fixed'}"),
     )
     agents = by_seed(agents)
-    return run.best_of(run.gone_home(agents, config.home) if home else agents, critics)
+    return run.best_of(run.gone_home(agents) if home else agents, critics)
 
 
 METHODS = {
@@ -197,7 +193,6 @@ METHODS = {
     "finetune": Method("Fine-tuning", finetune),
     "skill": Method("Skill, not composed", skill, "skill"),
     **mixtures(composed),
-    "psec_home": Method(HOME, partial(composed, context=False, home=True), "skill"),
 }
 
 

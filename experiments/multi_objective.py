@@ -23,7 +23,16 @@ from experiments.offline_rl import Critics
 from experiments.recording import Recorder
 from experiments.settings import MultiObjective
 from experiments.simulators import Simulators
-from experiments.stages import Method, by_seed, check_alike, load, mixtures, naming, unfinished
+from experiments.stages import (
+    Method,
+    by_seed,
+    check_alike,
+    check_purpose,
+    load,
+    mixtures,
+    naming,
+    unfinished,
+)
 from psec_jax.data.registry import local_datasets
 from psec_jax.data.selection import Selection, safe_and_rewarding
 from psec_jax.envs import copies_at_once, known_ids
@@ -53,6 +62,7 @@ class Data:
         data = load(name)
         if config.timeouts_terminal:
             data = data.truncations_as_terminations()
+        check_purpose(config, data)
         with naming(f"dataset {name}"):
             choose = partial(safe_and_rewarding, data, config.cost_limit)
             safe = choose(return_quantile=0.0) if "bc_safe" in config.methods else None
@@ -83,6 +93,10 @@ class Run(offline_rl.Run):
         weights = self.config.skills
         return self.learn_skills("skills", self.data.all, weights, dataset_name(self.config))
 
+    @property
+    def source(self) -> tuple[psec.TransitionDataset, str]:
+        return self.data.all, dataset_name(self.config)
+
     def measurements(self, evaluations: list[Evaluation]) -> dict[str, list[Evaluation]]:
         return {"return": evaluations, "cost": evaluations}
 
@@ -109,8 +123,9 @@ def single_skill(run: Run, name: str) -> list:
     return run.with_skill(name)
 
 
-def composed(run: Run, level: str, context: bool = True) -> list:
-    """π₀ and all skills, mixed by weights that are trained on the safe and rewarding data."""
+def composed(run: Run, level: str, context: bool = True, home: bool = False) -> list:
+    """π₀ and all skills, mixed by weights that are trained on the safe and rewarding data; or with
+    ``home`` π₀ alone where its own reward says that things have gone wrong."""
     critics, config = run.critics, run.config
     names = list(config.skills)
     anchor = [config.anchor[name] for name in names] if config.anchor else None
@@ -122,7 +137,8 @@ def composed(run: Run, level: str, context: bool = True) -> list:
         composer=config.composer_at(level, len(names), context, **anchoring),
         **run.fitting(config.mixing(context), f"compose {level}{'' if context else ' fixed'}"),
     )
-    return run.best_of(by_seed(agents), critics)
+    agents = by_seed(agents)
+    return run.best_of(run.gone_home(agents) if home else agents, critics)
 
 
 METHODS = {

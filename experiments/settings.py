@@ -72,31 +72,12 @@ class ContinualEvaluation(EvaluationPlan):
             raise ValueError("best needs curve_every, which finds the best")
 
 
-@dataclass
-class Home:
-    """How ``psec_home`` goes home (``psec_jax.homing``)."""
-
-    training: psec.Training
-    # 0: by π₀'s reward; else by its value, the average reward of about 1 / (1 − discount) steps.
-    discount: float
-    # The shares of the usual reward between which skills take over from π₀.
-    low: float
-    high: float
-
-    def __post_init__(self):
-        if not 0 <= self.discount < 1:
-            raise ValueError(f"discount must be at least 0 and below 1, not {self.discount}")
-        if not self.low < self.high:
-            raise ValueError(f"low must be below high, not {self.low} and {self.high}")
-
-
 @dataclass(kw_only=True)
 class Continual(Setting):
     metrics: ClassVar[tuple[str, ...]] = ("return",)
 
     chain: Chain
     dense_adapter: psec.Adapter
-    home: Home
     data: ContinualData
     evaluation: ContinualEvaluation
     base: str | None
@@ -227,7 +208,6 @@ class DynamicsShift(OfflineRL):
     # Shifts that sources have, such as gravity or gravity+friction: π₀ comes from the first.
     shift: str
     target: Target
-    home: Home
     baselines: dict[str, Baseline]
 
     @property

@@ -1,5 +1,6 @@
 """What the stages of the three settings have in common."""
 
+import functools
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,18 +19,17 @@ from gymnasium.vector import VectorEnv
 import psec_jax as psec
 from experiments.config import ConfigError, Setting
 from experiments.recording import Recorder
-from experiments.settings import Home
 from experiments.simulators import Simulators
 from psec_jax import agents, storage
 from psec_jax.acting import Actor, ComposedActor
 from psec_jax.composition import ComposedPolicy
+from psec_jax.composition.going_home import check_home
 from psec_jax.errors import BrokenFile
 from psec_jax.evaluation import Evaluation, Trace, trace_weights
 from psec_jax.training.processes import leads, meet
 from psec_jax.training.seeds import for_each_seed, named_key
 
 T = TypeVar("T")
-HOME = "PSEC, going home"
 # The rows whose weights are drawn over an episode, and the file's name.
 TRACED = {"psec": "weights", "psec_home": "weights_home"}
 # Of so many episodes the one in which an agent is at home longest.
@@ -50,12 +50,14 @@ class Method(NamedTuple):
 def mixture(
     name: str, label: str, level: str, composed: Callable[..., list], stage: str = "skill"
 ) -> dict[str, Method]:
-    """Two rows: with a context network, and ``<name>_fixed`` with constant weights."""
+    """Three rows: with a context network, ``<name>_fixed`` with constant weights, and
+    ``<name>_home`` with these where π₀'s own reward says that all is well, and π₀ elsewhere."""
     agents = partial(composed, level=level)
-    fixed = partial(agents, context=False)
+    fixed, home = partial(agents, context=False), partial(agents, context=False, home=True)
     return {
         name: Method(label, agents, stage, level),
         f"{name}_fixed": Method(f"{label} w/o context", fixed, stage, level),
+        f"{name}_home": Method(f"{label}, going home", home, stage, level),
     }
 
 
@@ -81,8 +83,11 @@ def check(config: Setting, methods: Mapping[str, Method], columns: Iterable[str]
             weights.init(key, jnp.zeros((1, 1)))
     for name in config.methods:
         if level := methods[name].level:
+            chosen = config.levels[level]
             with naming(f"method {name}"):
-                config.levels[level].check((policy,))
+                chosen.check((policy,))
+                if name.endswith("_home"):
+                    check_home(chosen)
 
 
 @contextmanager
@@ -126,11 +131,13 @@ def check_joined(datasets: Iterable[psec.TransitionDataset]) -> None:
         psec.concatenate([data.take(1) for data in datasets])
 
 
-def check_purpose(source: psec.TransitionDataset) -> None:
-    """Raises ``ConfigError`` where π₀'s data do not say what it is for."""
-    with naming("psec_home, the source's data"):
-        statistics = psec.Statistics.identity(source.observation_size)
-        psec.learners.PurposeLearner.of(source, statistics, psec.Optimizer())
+def check_purpose(config: Setting, source: psec.TransitionDataset) -> None:
+    """Raises ``ConfigError`` where a method goes home, and π₀'s data do not say what it is for."""
+    for name in config.methods:
+        if name.endswith("_home"):
+            with naming(f"{name}, the source's data"):
+                statistics = psec.Statistics.identity(source.observation_size)
+                psec.learners.PurposeLearner.of(source, statistics, psec.Optimizer())
 
 
 def unfinished(config: Setting, recorder: Recorder, columns: Iterable[str]) -> list[list[int]]:
@@ -226,10 +233,15 @@ class Run:
                 library.add(name, skill, dataset=dataset, seed=seed)
         meet()
 
-    def learn_purposes(
-        self, home: Home, data: psec.TransitionDataset, dataset: str
-    ) -> list[psec.learners.Purpose]:
+    @property
+    def source(self) -> tuple[psec.TransitionDataset, str]:
+        """What π₀ is learned from, and its name."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def purposes(self) -> list[psec.learners.Purpose]:
         """What each π₀ is for, which the libraries keep."""
+        home, (data, dataset) = self.config.home, self.source
         options = self.fitting(home.training, "purpose")
         purposes = by_seed(psec.learn_purpose(self.bases, data, discount=home.discount, **options))
         for library, purpose, seed in zip(self.libraries, purposes, self.seeds, strict=True):
@@ -238,13 +250,9 @@ class Run:
         meet()
         return purposes
 
-    @property
-    def purposes(self) -> list[psec.learners.Purpose]:
-        """What each π₀ is for."""
-        raise NotImplementedError
-
-    def gone_home(self, agents: Sequence[ComposedPolicy], home: Home) -> list[ComposedPolicy]:
+    def gone_home(self, agents: Sequence[ComposedPolicy]) -> list[ComposedPolicy]:
         """π₀ in their place where its purpose says that things have gone wrong."""
+        home = self.config.home
         return [
             psec.homing(agent, purpose, home.low, home.high)
             for agent, purpose in zip(agents, self.purposes, strict=True)

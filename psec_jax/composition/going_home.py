@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from psec_jax.acting import Observations
 from psec_jax.composition.agent import ComposedPolicy
+from psec_jax.composition.levels import Level
 from psec_jax.networks import Homing
 
 if TYPE_CHECKING:
@@ -34,11 +35,7 @@ def homing(
     ``ValueError`` for one that normalizes otherwise, for levels out of order, and for a mixture
     that is not π₀ at weights of 0 or whose weights are functions of each layer's input.
     """
-    if not getattr(agent.level, "base_enters", True):
-        raise ValueError(
-            f"weights of 0 are π₀ only where it enters the mixture, and it does not in "
-            f"{agent.level!r}; compose with base_enters=True, or at level 'parameter'"
-        )
+    check_home(agent.level)
     if callable(agent.weights(jnp.zeros((1, agent.observation_size)))):
         raise ValueError(
             "the weights are a function of each layer's input, which no function of the state "
@@ -57,6 +54,15 @@ def homing(
     context = Homing(agent.context, purpose.network, usual * low, usual * high)
     params = {"source": agent.context_params, "reward": purpose.params}
     return dataclasses.replace(agent, context=context, context_params=params)
+
+
+def check_home(level: Level) -> None:
+    """Raises ``ValueError`` for a level at which weights of 0 are not π₀."""
+    if not getattr(level, "base_enters", True):
+        raise ValueError(
+            f"weights of 0 are π₀ only where it enters the mixture, and it does not in {level!r}; "
+            "compose with base_enters=True, or at level 'parameter'"
+        )
 
 
 def home_rewards(
