@@ -16,7 +16,6 @@ import numpy as np
 from psec_jax import agents
 from psec_jax.acting import Actor
 from psec_jax.command_line import import_modules, printing
-from psec_jax.composition import ComposedPolicy
 from psec_jax.data.checks import check_seed
 from psec_jax.envs import make
 from psec_jax.evaluation.evaluate import (
@@ -99,7 +98,7 @@ def _film(agent: Actor, chosen: argparse.Namespace, key: jax.Array) -> None:
 
     rate = _PICTURES_PER_SECOND
     with _clock(f"filming {chosen.environment}"), closing(make(chosen.environment, 1)) as vector:
-        if isinstance(agent, ComposedPolicy):
+        if hasattr(agent, "names"):
             every = picture_interval(vector, rate)
             trace = trace_weights(agent, vector, key=key, picture_every=every)
             pictures = videos.with_weights(trace, agent.names)

@@ -20,6 +20,7 @@ from psec_jax.envs import Environment
 from psec_jax.evaluation.rollout import Step, rollout
 from psec_jax.networks import Homing
 from psec_jax.parameters import classes
+from psec_jax.policies import BestOf
 from psec_jax.settings import integer_of
 from psec_jax.skills.weights import per_skill
 from psec_jax.training.seeds import PerSeed, for_each_seed, groups, seed_count, shapes, stacked
@@ -205,10 +206,11 @@ def trace_weights(
                 pictures.append((index, _picture(vector, environment)))
     weights, rewards, costs, observations = map(np.array, zip(*steps, strict=True))
     trace = Trace(weights, rewards, costs, tuple(pictures))
-    if not isinstance(policy, ComposedPolicy) or not isinstance(policy.context, Homing):
+    mixture = policy.policy if isinstance(policy, BestOf) else policy
+    if not isinstance(mixture, ComposedPolicy) or not isinstance(mixture.context, Homing):
         return trace
-    home = np.asarray(home_rewards(policy, observations))
-    return replace(trace, home_rewards=home, switch=(policy.context.low, policy.context.high))
+    home = np.asarray(home_rewards(mixture, observations))
+    return replace(trace, home_rewards=home, switch=(mixture.context.low, mixture.context.high))
 
 
 def film(

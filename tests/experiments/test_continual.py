@@ -143,6 +143,9 @@ def test_every_method_runs_and_a_seed_alone_learns_what_it_learns_beside_others(
     run(config, tmp_path, Recorder(tmp_path))
     rows = results.read([tmp_path / "results.jsonl"])
     assert {row.method for row in rows if row.metric == "return"} == {"psec_mlp", *others}
+    header, *steps = (tmp_path / "weights_home_S_to_W.csv").read_text().splitlines()
+    assert header == "step,weight_walk,reward,cost,home_reward" and len(steps) == 1000
+    assert (tmp_path / "weights_home_S_to_W.png").stat().st_size > 5000
     alone, beside = (
         psec.SkillLibrary.open(folder / "seed_1" / "library") for folder in (tmp_path, finished[0])
     )
@@ -152,6 +155,18 @@ def test_every_method_runs_and_a_seed_alone_learns_what_it_learns_beside_others(
         (alone.get("walk-full").deltas, beside.get("walk-full").deltas),
     ]:
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), one, other)
+    purpose = alone.purpose()
+    assert purpose.statistics.mean.shape == (24,) and 0 < purpose.usual < 1
+    stored = psec.agents.provenance(alone.path / "base" / "purpose")
+    assert stored == {"dataset": "local/walker-stand-expert", "seed": 1}
+    for level in ("psec", "nsec_skills", "asec"):
+        fixed, home = (
+            psec.load(tmp_path / "seed_1" / "agents" / f"{level}_{kind}-S_to_W")
+            for kind in ("fixed", "home")
+        )
+        observations = np.random.default_rng(0).normal(size=(50, 24)).astype(np.float32)
+        expected = psec.homing(fixed, purpose).weights(observations)
+        np.testing.assert_array_equal(home.weights(observations), expected)
 
 
 def test_another_runs_base_can_be_used_instead_of_pretraining(tmp_path, finished):

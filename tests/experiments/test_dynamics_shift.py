@@ -83,6 +83,13 @@ def test_a_further_source_is_a_skill_beside_the_targets(finished):
     assert library.names() == ("friction", "target")
     assert "AdvantageWeights" in library.get("target").provenance["weights"]
     assert library.get("friction").provenance["dataset"] == "local/walker2d-friction0.5-good"
+    stored = psec.agents.provenance(library.path / "base" / "purpose")
+    assert stored == {"dataset": "local/walker2d-gravity2-good", "seed": 3}
+    home, fixed = (psec.load(out / "seed_3" / "agents" / f"psec_{k}") for k in ("home", "fixed"))
+    observations = np.random.default_rng(0).normal(size=(50, 17)).astype(np.float32)
+    expected = psec.homing(fixed.policy, library.purpose()).weights(observations)
+    np.testing.assert_array_equal(home.weights(observations), expected)
+    assert (out / "weights_home.csv").read_text().startswith("step,weight_friction,weight_target,")
 
 
 def test_a_run_started_again_goes_on_to_the_same_numbers(finished, tmp_path):
@@ -185,6 +192,12 @@ def test_a_column_is_named_by_robot_data_and_shift(dataset, column):
         (["robot.reference=walker3d"], "robot: unknown dataset 'walker3d'"),
         (["robot.reference=[1,1]"], r"robot: reference must rise .* not \(1.0, 1.0\)"),
         (["methods=[nsec]", "backbone=gaussian"], r"method nsec: .* only a diffusion backbone"),
+        (
+            ["methods=[nsec_home]", "levels.noise.base_enters=false"],
+            "method nsec_home: weights of 0 are π₀ only where it enters",
+        ),
+        (["home.discount=1"], "home: discount must be at least 0 and below 1, not 1"),
+        (["home.low=0.3"], "home: low must be below high, not 0.3 and 0.3"),
         (["guidance=reward_safety"], "guidance.weights must be those of one skill"),
         (["guidance.expectile=1"], r"guidance: expectile of 'return' must be in \(0, 1\)"),
         (["guidance.weights.temperature=-1"], "guidance.weights: temperature must be at least 0"),

@@ -35,8 +35,8 @@ DRIVER = """
 import contextlib, io, json, runpy, sys
 codes, printed = [], []
 _, said, file = sys.argv
-for module, *words in json.loads(said):
-    sys.argv = ["x", *words]
+for module, *overrides in json.loads(said):
+    sys.argv = ["x", *overrides]
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
             runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
@@ -73,7 +73,7 @@ def data(tmp_path_factory) -> dict[str, Path]:
     return {name: write_data(folder / f"{name}.hdf5", *size) for name, size in sizes.items()}
 
 
-def words(setting: str, file: Path, *choices: Path) -> list[str]:
+def overrides(setting: str, file: Path, *choices: Path) -> list[str]:
     """Of the smallest sweep over ``choices`` of a dataset."""
     swept = ",".join(map(str, choices))
     return [
@@ -138,7 +138,7 @@ def run(*commands: list[str]) -> tuple[list[int], list[str], str]:
 
 def sweep(programs: dict[str, list[str]]) -> tuple[list[int], str]:
     """Each program's exit code, and all that was written to stderr."""
-    codes, _, errors = run(*([name, "-m", *words] for name, words in programs.items()))
+    codes, _, errors = run(*([name, "-m", *overrides] for name, overrides in programs.items()))
     return codes, errors
 
 
@@ -167,7 +167,7 @@ def test_one_failing_job_ends_no_sweep_and_the_same_command_runs_only_that_again
     files = {setting: data[setting] for setting in settings}
     programs = {
         setting: [
-            *words(setting, file, later / file.name, file),
+            *overrides(setting, file, later / file.name, file),
             f"hydra/launcher={launcher}",
             f"hydra.sweep.dir={out / setting}",
         ]
@@ -231,11 +231,11 @@ def test_datasets_are_collected_by_a_sweep_and_not_twice(tmp_path):
     pytest.importorskip("sbx", reason="training behavior policies needs the extra 'collect'")
     pytest.importorskip(LAUNCHERS["joblib"][0])
     others = [f"~policies.{name}" for name in ("balanced", "careful", "poor")]
-    words = ["budget=smoke", "behavior=carrun", "~datasets.mixed", *others, "share=0.005,0"]
-    words += [f"folder='{tmp_path}/shelf'", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    options = ["budget=smoke", "behavior=carrun", "~datasets.mixed", *others, "share=0.005,0"]
+    options += [f"folder='{tmp_path}/shelf'", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     when = []
     for _ in range(2):
-        codes, errors = sweep({"collect": [*words, "hydra/launcher=joblib"]})
+        codes, errors = sweep({"collect": [*options, "hydra/launcher=joblib"]})
         assert codes == [1], errors[-3000:]
         found = sorted(states(tmp_path / "sweep").values())
         assert found == [("done", ""), ("failed", "ConfigError: share must be in (0, 1], not 0.0")]
