@@ -120,7 +120,8 @@ def _run(chosen: argparse.Namespace) -> None:
 def _list(library: SkillLibrary) -> None:
     """One line a skill; a damaged one says so on its line, and the exit status is then 1."""
     names, damaged = library.names(), False
-    print(f"base {library.fingerprint}, {len(names)} skill(s)")
+    known = ", purpose known" if library.has_purpose() else ""
+    print(f"base {library.fingerprint}, {len(names)} skill(s){known}")
     for name in names:
         try:
             skill = library.get(name)
@@ -129,8 +130,9 @@ def _list(library: SkillLibrary) -> None:
             damaged = True
             continue
         rank = f"rank {skill.adapter.rank}" if skill.adapter.kind == "low_rank" else "dense"
-        dataset = skill.provenance.get("dataset", "")
-        print(f"  {name:<20} {rank:<9} {skill.size:>10,} parameters  {dataset}")
+        notes = [skill.provenance.get("dataset", "")]
+        notes += ["purpose known"] if library.has_purpose(name) else []
+        print(f"  {name:<20} {rank:<9} {skill.size:>10,} parameters  {', '.join(notes)}")
     if damaged:
         sys.exit(1)
 

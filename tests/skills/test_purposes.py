@@ -13,6 +13,7 @@ from psec_jax import SkillLibrary, load
 from psec_jax.learners import Purpose
 from psec_jax.networks import Critic
 from psec_jax.policies import Statistics
+from psec_jax.skills.__main__ import main
 
 NETWORK = Critic(hidden=(4,))
 
@@ -44,6 +45,17 @@ def test_purposes_come_back_bit_for_bit_and_change_nothing_else(library):
     assert alike(opened.purpose(), of_base) and alike(opened.purpose("walk"), of_skill)
     assert alike(load(library.path / "base" / "purpose"), of_base)
     assert (opened.fingerprint, opened.names()) == (fingerprint, names)
+
+
+def test_list_says_of_whom_it_is_known(library, capsys):
+    main(["list", str(library.path)])
+    assert "purpose" not in capsys.readouterr().out
+    library.add_purpose(make_purpose(library.base))
+    library.add_purpose(make_purpose(library.base), "walk")
+    main(["list", str(library.path)])
+    lines = capsys.readouterr().out.splitlines()
+    known = [line.split()[0] for line in lines if line.endswith("purpose known")]
+    assert known == ["base", "walk"] and len(lines) > 2
 
 
 def test_a_purpose_goes_where_its_skill_goes(library, tmp_path):
