@@ -11,6 +11,9 @@ from psec_jax import storage
 from psec_jax.evaluation import Trace
 from psec_jax.report import figures
 
+# Pixels that curves need.
+LEAST_WIDTH = 200
+
 
 def animation(
     path: Path,
@@ -25,8 +28,13 @@ def animation(
 
 
 def with_weights(trace: Trace, names: Sequence[str]) -> list[UInt8[np.ndarray, "taller width 3"]]:
-    """The pictures of ``trace``, each above the curves of weights and rewards up to its step."""
+    """The pictures of ``trace``, each above the curves of weights and rewards up to its step.
+
+    Pictures that are too small for curves are enlarged.
+    """
     steps, images = zip(*trace.pictures, strict=True)
+    factor = -(-LEAST_WIDTH // images[0].shape[1])
+    images = [image.repeat(factor, axis=0).repeat(factor, axis=1) for image in images]
     curves, columns = figures.episode_strip(trace, names, images[0].shape[1])
     faded = (255 - (255 - curves) // 4).astype(np.uint8)
     pictures = []

@@ -15,6 +15,7 @@ import psec_jax as psec
 from psec_jax.evaluation import film
 from psec_jax.evaluation.__main__ import main
 from psec_jax.networks import GaussianActor
+from psec_jax.report import videos
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -122,6 +123,22 @@ def test_a_film_has_ten_pictures_a_second(saved, tmp_path, agent, capsys):
     assert [duration for duration, _ in frames] == [100] * len(shades)
     np.testing.assert_allclose([shade for _, shade in frames], shades, atol=4)
     assert f"{len(shades)} pictures" in capsys.readouterr().err
+
+
+def test_of_a_composed_policy_the_film_shows_its_weights(tmp_path, agent, monkeypatch):
+    composed = psec.composition.ComposedPolicy.of_policies(
+        agent, (agent,), psec.networks.ConstantWeights(1, start=0.25), "action", KEY, ("walk",)
+    )
+    composed.save(tmp_path / "composed")
+    traces = []
+    drawn = videos.with_weights
+    monkeypatch.setattr(videos, "with_weights", lambda *a: traces.append(a) or drawn(*a))
+    main([str(tmp_path / "composed"), *SEEN, "--episodes", "1", "--video", f"{tmp_path}/film.gif"])
+    ((trace, names),) = traces
+    assert names == ("walk",) and (trace.weights == 0.25).all()
+    assert [step for step, _ in trace.pictures] == list(range(0, len(trace.rewards), 2))
+    with Image.open(tmp_path / "film.gif") as file:
+        assert file.size == (200, 150 + 180) and file.n_frames == len(trace.pictures)
 
 
 @pytest.mark.parametrize(

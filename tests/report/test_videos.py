@@ -39,9 +39,9 @@ def test_under_each_picture_the_curves_are_drawn_up_to_its_step():
     assert first[30:, ahead].min() > last[30:, ahead].min()
 
 
-def test_weights_by_two_skills_have_a_picture_each_of_the_same_size():
-    images = np.zeros((2, 8, 64, 3), np.uint8)
-    trace = Trace(
-        np.ones((5, 2)), np.zeros(5), np.zeros(5), tuple(zip((0, 4), images, strict=True))
-    )
-    assert {picture.shape for picture in videos.with_weights(trace, ["a", "b"])} == {(188, 64, 3)}
+def test_pictures_that_are_too_small_for_curves_are_enlarged():
+    image = np.arange(8 * 64 * 3, dtype=np.uint8).reshape(8, 64, 3)
+    trace = Trace(np.ones((5, 2)), np.zeros(5), np.zeros(5), ((0, image), (4, image)))
+    for picture in videos.with_weights(trace, ["a", "b"]):
+        assert picture.shape == (32 + 180, 256, 3)
+        np.testing.assert_array_equal(picture[:32:4, ::4], image)
