@@ -7,8 +7,10 @@ as it was composed. All of this is learned from offline data.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, cast
+import math
+from typing import TYPE_CHECKING, Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -16,7 +18,9 @@ from jaxtyping import Array, Float
 from psec_jax.acting import Observations
 from psec_jax.composition.agent import ComposedPolicy
 from psec_jax.composition.levels import Level
+from psec_jax.imports import class_at
 from psec_jax.networks import Homing
+from psec_jax.policies import Policy
 
 if TYPE_CHECKING:
     from psec_jax.learners import Purpose
@@ -34,8 +38,8 @@ def homing(
     where it is at least ``high`` (``networks.Homing``); both in units of π₀'s ``usual`` reward.
 
     ``purpose`` is that of the agent's base policy, learned with its statistics. Raises
-    ``ValueError`` for one that normalizes otherwise, for levels out of order, and for a mixture
-    that is not π₀ at weights of 0 or whose weights are functions of each layer's input.
+    ``ValueError`` for one that does not fit it, for levels out of order, and for a mixture that is
+    not π₀ at weights of 0 or whose weights are functions of each layer's input.
     """
     check_home(agent.level)
     if callable(agent.weights(jnp.zeros((1, agent.observation_size)))):
@@ -45,13 +49,7 @@ def homing(
         )
     if not low < high:
         raise ValueError(f"low must be below high, not {low!r} and {high!r}")
-    expected, actual = agent.base.statistics, purpose.statistics
-    same_mean = np.array_equal(expected.mean, actual.mean)
-    if not (same_mean and np.array_equal(expected.std, actual.std)):
-        raise ValueError(
-            "the purpose normalizes observations otherwise than the agent's base policy; learn it "
-            "with the base policy's statistics"
-        )
+    check_purpose_of(agent.base, purpose)
     usual = float(purpose.usual)
     context = Homing(agent.context, purpose.network, usual * low, usual * high)
     params = {"source": agent.context_params, "reward": purpose.params}
@@ -64,6 +62,34 @@ def check_home(level: Level) -> None:
         raise ValueError(
             f"weights of 0 are π₀ only where it enters the mixture, and it does not in {level!r}; "
             "compose with base_enters=True, or at level 'parameter'"
+        )
+
+
+def check_purpose_of(base: Policy, purpose: Any) -> None:
+    """Raises ``ValueError`` unless ``purpose`` is one that was learned with ``base``'s statistics:
+    a number for each state, and a usual one that is positive."""
+    if not isinstance(purpose, class_at("Purpose", {})):
+        raise ValueError(f"a {type(purpose).__name__} is no purpose; see learn_purpose")
+    expected, given = base.statistics, purpose.statistics
+    alike = jax.tree.structure(given) == jax.tree.structure(expected)
+    if not (alike and all(map(np.array_equal, jax.tree.leaves(given), jax.tree.leaves(expected)))):
+        raise ValueError(
+            "the purpose normalizes observations otherwise than the base policy; learn it with "
+            "learn_purpose(π₀, …), which takes the statistics of π₀"
+        )
+    states = jax.ShapeDtypeStruct((2, base.observation_size), jnp.float32)
+    try:
+        usual, rewards = float(purpose.usual), jax.eval_shape(purpose.reward, states)
+    except Exception as error:
+        raise ValueError(f"the parts of the purpose do not fit each other: {error}") from error
+    if rewards.shape != (2,):
+        raise ValueError(
+            f"the purpose's network gives {rewards.shape} for 2 states; expected a reward for each"
+        )
+    if not 0 < usual < math.inf:
+        raise ValueError(
+            f"the purpose's usual reward is {usual:g}, of which no share can be taken; expected a "
+            "positive number"
         )
 
 

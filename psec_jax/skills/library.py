@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from flax import linen as nn
 
 from psec_jax import agents, reprs, storage
 from psec_jax.composition import ComposedPolicy
+from psec_jax.composition.going_home import check_purpose_of
 from psec_jax.descriptions import build, describe
 from psec_jax.errors import BaseMismatch, BrokenFile
 from psec_jax.fingerprints import fingerprint
-from psec_jax.imports import class_at, is_ours
+from psec_jax.imports import is_ours
 from psec_jax.policies import Policy
 from psec_jax.settings import json_data
 from psec_jax.skills import format
@@ -215,10 +215,10 @@ class SkillLibrary:
 
         A skill's is exported, renamed and removed with it. Raises ``KeyError`` for an unknown
         skill, ``FileExistsError`` where it is known already, and ``ValueError`` for a purpose that
-        normalizes observations otherwise than π₀.
+        does not fit π₀.
         """
         folder = self._purpose_folder(skill)
-        self._check_purpose(purpose)
+        check_purpose_of(self.base, purpose)
         purpose.save(folder, **provenance)
 
     def purpose(self, skill: str | None = None) -> "Purpose":
@@ -230,22 +230,8 @@ class SkillLibrary:
                 "learn it with learn_purpose and store it with add_purpose"
             )
         purpose = agents.load(folder)
-        self._check_purpose(purpose)
+        check_purpose_of(self.base, purpose)
         return purpose
-
-    def _check_purpose(self, purpose: Any) -> None:
-        if not isinstance(purpose, class_at("Purpose", {})):
-            raise ValueError(f"a {type(purpose).__name__} is no purpose; see learn_purpose")
-        expected, given = self.base.statistics, purpose.statistics
-        if not all(map(np.array_equal, jax.tree.leaves(expected), jax.tree.leaves(given))):
-            raise ValueError(
-                "the purpose normalizes observations otherwise than the base policy; learn it "
-                "with learn_purpose(library.base, …)"
-            )
-        try:
-            jax.eval_shape(purpose.reward, jax.ShapeDtypeStruct((2, given.mean.size), np.float32))
-        except Exception as error:
-            raise ValueError(f"the parts of the purpose do not fit each other: {error}") from error
 
     def has_purpose(self, skill: str | None = None) -> bool:
         """Whether it is known what π₀ is for, or a skill."""
@@ -290,7 +276,7 @@ class SkillLibrary:
             self.add(name, skill)
             return name
         purpose = build(metadata[_PURPOSE], of_purpose)
-        self._check_purpose(purpose)
+        check_purpose_of(self.base, purpose)
         self.add(name, skill)
         self.add_purpose(purpose, name)
         return name

@@ -136,7 +136,8 @@ def test_data_that_say_nothing_of_a_purpose_are_refused(dataset, gaussian):
 @pytest.mark.parametrize(
     ("changes", "levels", "match"),
     [({}, (0.3, 0.3), "low must be below high, not 0.3 and 0.3"),
-     ({"statistics": Statistics.identity(5)}, (0.1, 0.3), "normalizes observations otherwise")],
+     ({"statistics": Statistics.identity(5)}, (0.1, 0.3), "normalizes observations otherwise"),
+     ({"usual": jnp.float32(-1.0)}, (0.1, 0.3), "usual reward is -1, of which no share")],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(agent, changes, levels, match):
     model = purpose_of(agent.base).replace(**changes)

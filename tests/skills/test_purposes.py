@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from flax import linen as nn
 
 from psec_jax import SkillLibrary, load
 from psec_jax.learners import Purpose
@@ -21,6 +22,12 @@ NETWORK = Critic(hidden=(4,))
 def make_purpose(base, seed=0):
     params = NETWORK.init(jax.random.key(seed), jnp.zeros((1, base.observation_size)))["params"]
     return Purpose(params, jnp.float32(0.7), base.statistics, NETWORK)
+
+
+def two_rewards(base):
+    network = nn.Dense(2)
+    params = network.init(jax.random.key(0), jnp.zeros((1, base.observation_size)))["params"]
+    return Purpose(params, jnp.float32(1.0), base.statistics, network)
 
 
 def alike(one, other):
@@ -99,7 +106,12 @@ def test_what_is_no_purpose_of_this_base_is_refused(library):
     wrong = {"hidden_0": {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}}
     for given, match in (
         (purpose.replace(statistics=Statistics.identity(3)), "normalizes observations otherwise"),
+        (purpose.replace(statistics=None), "normalizes observations otherwise"),
         (purpose.replace(params={**purpose.params, **wrong}), "do not fit each other"),
+        (purpose.replace(usual=jnp.ones(2)), "do not fit each other"),
+        (purpose.replace(usual=jnp.float32(-1.0)), "the purpose's usual reward is -1"),
+        (purpose.replace(usual=float("nan")), "the purpose's usual reward is nan"),
+        (two_rewards(library.base), r"gives \(2, 2\) for 2 states"),
         (library.get("walk"), "a Skill is no purpose"),
     ):
         with pytest.raises(ValueError, match=match):
