@@ -17,7 +17,7 @@ from psec_jax import agents, reprs, storage
 from psec_jax.composition import ComposedPolicy
 from psec_jax.composition.going_home import check_purpose_of
 from psec_jax.descriptions import build, describe
-from psec_jax.errors import BaseMismatch, BrokenFile
+from psec_jax.errors import BaseMismatch, BrokenFile, NotImported
 from psec_jax.fingerprints import fingerprint
 from psec_jax.imports import is_ours
 from psec_jax.policies import Policy
@@ -33,8 +33,8 @@ FORMAT = 1
 _TENSORS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # The entry of a configuration that says which tensors it belongs to.
 _BELONGS = "tensors_checksum"
-# The folder, and the entry in an exported file, of what a policy is for.
-_PURPOSE = "purpose"
+# The folder, and the entries in an exported file, of what a policy is for.
+_PURPOSE, _PURPOSE_PROVENANCE = "purpose", "purpose_provenance"
 
 
 class SkillLibrary:
@@ -152,16 +152,27 @@ class SkillLibrary:
         ``ValueError`` for one that is not allowed, for weights that depend on the state and for
         provenance that is not finite, and ``TypeError`` for other provenance.
         """
-        target = self._folder(name)
+        storage.check_name(name)
         if not isinstance(skill, Skill):
             skill = folded_agent(skill, self._layers)
         if rank is not None:
             skill = refactored(skill, rank)
+        provenance = {**skill.provenance, **provenance}
+        self._store(name, dataclasses.replace(skill, provenance=provenance))
+
+    def _store(
+        self,
+        name: str,
+        skill: Skill,
+        purpose: "Purpose | None" = None,
+        purpose_provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A skill and what it is for, both or neither."""
+        target = self._folder(name)
         if skill.base != self.fingerprint:
             raise BaseMismatch(f"skill {name!r}", skill.base, "this library's", self.fingerprint)
         provenance = {
-            key: json_data(value, f"provenance {key!r}")
-            for key, value in {**skill.provenance, **provenance}.items()
+            key: json_data(value, f"provenance {key!r}") for key, value in skill.provenance.items()
         }
         skill = dataclasses.replace(skill, provenance=provenance)
         config, tensors = format.skill_config(skill), format.skill_tensors(skill)
@@ -171,6 +182,8 @@ class SkillLibrary:
         with storage.new_folder(target) as folder:
             storage.write_tensors(folder / _TENSORS, tensors)
             storage.write_json(folder / _CONFIG, config)
+            if purpose is not None:
+                purpose.save(folder / _PURPOSE, **(purpose_provenance or {}))
 
     def get(self, name: str) -> Skill:
         """The skill called ``name``; raises ``KeyError`` if there is none."""
@@ -251,6 +264,7 @@ class SkillLibrary:
         if self.has_purpose(name):
             described = describe(self.purpose(name), _PURPOSE)
             metadata[_PURPOSE] = described.node
+            metadata[_PURPOSE_PROVENANCE] = agents.provenance(self._purpose_folder(name))
             tensors |= {f"{_PURPOSE}/{part}": value for part, value in described.tensors.items()}
         with storage.new_file(file) as temporary:
             storage.write_tensors(temporary, tensors, metadata)
@@ -262,7 +276,9 @@ class SkillLibrary:
         file = storage.expanded(file)
         tensors, metadata = storage.read_tensors(file)
         config = metadata.get("adapter_config")
-        if metadata.get("format") != "psec-skill" or not isinstance(config, dict):
+        provenance = metadata.get(_PURPOSE_PROVENANCE, {})
+        described = isinstance(config, dict) and isinstance(provenance, dict)
+        if metadata.get("format") != "psec-skill" or not described:
             raise BrokenFile(f"{file} is not an exported skill; export it with `export NAME FILE`")
         name = storage.check_name(metadata.get("name", "") if name is None else name)
         prefix = f"{_PURPOSE}/"
@@ -272,13 +288,16 @@ class SkillLibrary:
             if part.startswith(prefix)
         }
         skill = self._checked(tensors, config, file)
-        if _PURPOSE not in metadata:
-            self.add(name, skill)
-            return name
-        purpose = build(metadata[_PURPOSE], of_purpose)
-        check_purpose_of(self.base, purpose)
-        self.add(name, skill)
-        self.add_purpose(purpose, name)
+        purpose = None
+        if _PURPOSE in metadata:
+            try:
+                purpose = build(metadata[_PURPOSE], of_purpose)
+                check_purpose_of(self.base, purpose)
+            except NotImported:
+                raise
+            except ValueError as error:
+                raise BrokenFile(f"{file}: {error}") from error
+        self._store(name, skill, purpose, provenance)
         return name
 
     def _checked(self, tensors, config, source: Path) -> Skill:

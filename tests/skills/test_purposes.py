@@ -11,6 +11,8 @@ import safetensors.numpy
 from flax import linen as nn
 
 from psec_jax import SkillLibrary, load
+from psec_jax.agents import provenance
+from psec_jax.errors import BrokenFile
 from psec_jax.learners import Purpose
 from psec_jax.networks import Critic
 from psec_jax.policies import Statistics
@@ -134,6 +136,32 @@ def test_an_exported_file_whose_purpose_is_broken_adds_nothing(library, tmp_path
         metadata["purpose"] = json.loads(text.replace('"Purpose"', '"Statistics"'))
     safetensors.numpy.save_file(tensors, file, {"facts": json.dumps(metadata)})
     other = SkillLibrary.create(tmp_path / "other", library.base)
-    with pytest.raises(ValueError):
+    with pytest.raises(BrokenFile, match=r"walk\.safetensors: "):
         other.import_file(file)
     assert other.names() == ()
+
+
+def test_what_was_recorded_of_a_purpose_is_exported_with_it(library, tmp_path):
+    library.add_purpose(make_purpose(library.base), "walk", dataset="walker", seed=3)
+    file = library.export("walk", tmp_path / "walk.safetensors")
+    other = SkillLibrary.create(tmp_path / "other", library.base)
+    other.import_file(file)
+    recorded = provenance(other.path / "skills" / "walk" / "purpose")
+    assert recorded == {"dataset": "walker", "seed": 3}
+
+
+def test_a_skill_and_its_purpose_are_imported_both_or_neither(library, tmp_path, monkeypatch):
+    library.add_purpose(make_purpose(library.base), "walk")
+    file = library.export("walk", tmp_path / "walk.safetensors")
+    other = SkillLibrary.create(tmp_path / "other", library.base)
+
+    def fail(self, path, /, **provenance):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Purpose, "save", fail)
+        with pytest.raises(OSError, match="no space left"):
+            other.import_file(file)
+    assert [*(other.path / "skills").iterdir()] == []
+    other.import_file(file)
+    assert other.has_purpose("walk")
