@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from psec_jax import agents
-from psec_jax.acting import Actor
+from psec_jax.acting import Actor, ComposedActor
 from psec_jax.command_line import import_modules, printing
 from psec_jax.data.checks import check_seed
 from psec_jax.envs import make
@@ -98,7 +99,7 @@ def _film(agent: Actor, chosen: argparse.Namespace, key: jax.Array) -> None:
 
     rate = _PICTURES_PER_SECOND
     with _clock(f"filming {chosen.environment}"), closing(make(chosen.environment, 1)) as vector:
-        if hasattr(agent, "names"):
+        if _has_weights_of_the_state(agent):
             every = picture_interval(vector, rate)
             trace = trace_weights(agent, vector, key=key, picture_every=every)
             pictures = videos.with_weights(trace, agent.names)
@@ -106,6 +107,14 @@ def _film(agent: Actor, chosen: argparse.Namespace, key: jax.Array) -> None:
             pictures = film(agent, vector, key=key, pictures_per_second=rate)
         videos.animation(chosen.video, pictures, rate)
     print(f"{chosen.video}: {len(pictures)} pictures of one episode", file=sys.stderr)
+
+
+def _has_weights_of_the_state(agent: Actor) -> bool:
+    """Not so of a policy, nor where each layer's input decides."""
+    if not hasattr(agent, "names"):
+        return False
+    weights = cast(ComposedActor, agent).weights(jnp.zeros((1, agent.observation_size)))
+    return not callable(weights)
 
 
 def _summary(chosen: argparse.Namespace, evaluation: Evaluation, seconds: float) -> dict[str, Any]:

@@ -7,15 +7,19 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from PIL import Image, ImageSequence
 
 import psec_jax as psec
 from psec_jax.evaluation import film
 from psec_jax.evaluation.__main__ import main
-from psec_jax.networks import GaussianActor
+from psec_jax.fingerprints import fingerprint
+from psec_jax.networks import ConstantWeights, GaussianActor
 from psec_jax.report import videos
+from psec_jax.skills.deltas import Full
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -139,6 +143,35 @@ def test_of_a_composed_policy_the_film_shows_its_weights(tmp_path, agent, monkey
     assert [step for step, _ in trace.pictures] == list(range(0, len(trace.rewards), 2))
     with Image.open(tmp_path / "film.gif") as file:
         assert file.size == (200, 150 + 180) and file.n_frames == len(trace.pictures)
+
+
+class AsksEachLayer(nn.Module):
+    @nn.compact
+    def __call__(self, observations):
+        return lambda path, x: jnp.ones((1, 1))
+
+
+@pytest.mark.parametrize(
+    ("context", "is_taller"), [(ConstantWeights(1), True), (AsksEachLayer(), False)]
+)
+def test_a_film_shows_weights_where_they_follow_from_the_state(
+    agent, tmp_path, context, is_taller
+):
+    layers = {path: jnp.zeros(shape) for path, shape in agent.dense_layers().items()}
+    skill = psec.Skill(
+        {path: Full(kernel[None], (1,)) for path, kernel in layers.items()},
+        psec.Adapter("full"),
+        fingerprint(agent),
+        {},
+    )
+    carrying = agent.with_bank(psec.Bank.of({"walk": skill}))
+    mixture = psec.composition.ComposedPolicy.create(carrying, context, "parameter", KEY)
+    mixture.save(tmp_path / "mixture")
+    file = tmp_path / "film.gif"
+    main([str(tmp_path / "mixture"), *SEEN, "--episodes", "1", "--video", str(file)])
+    (picture, *_) = film(agent, "parade/seen", key=KEY)
+    with Image.open(file) as opened:
+        assert (opened.height > len(picture)) is is_taller
 
 
 @pytest.mark.parametrize(
