@@ -15,6 +15,7 @@ from experiments.schema import ConfigError, Later, build
 from psec_jax.backbones import Backbone
 from psec_jax.command_line import import_modules
 from psec_jax.composition import Level
+from psec_jax.composition.going_home import switch_of
 from psec_jax.settings import integer_of
 
 
@@ -56,7 +57,7 @@ class Optimize:
 
 @dataclass
 class Home:
-    """How ``psec_home`` goes home (``psec_jax.homing``)."""
+    """How the rows ``<row>_home`` go home (``psec_jax.homing``)."""
 
     training: psec.Training
     # 0: by π₀'s reward; else by its value, the average reward of about 1 / (1 − discount) steps.
@@ -68,8 +69,7 @@ class Home:
     def __post_init__(self):
         if not 0 <= self.discount < 1:
             raise ValueError(f"discount must be at least 0 and below 1, not {self.discount}")
-        if not self.low < self.high:
-            raise ValueError(f"low must be below high, not {self.low} and {self.high}")
+        switch_of((self.low, self.high))
 
 
 @dataclass(kw_only=True)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from psec_jax import reprs
 from psec_jax.composition.agent import ComposedPolicy
-from psec_jax.composition.going_home import SWITCH
+from psec_jax.composition.going_home import SWITCH, switch_of
 from psec_jax.composition.levels import Level
 from psec_jax.networks import ConstantWeights, ContextNetwork
 from psec_jax.policies import Policy
@@ -70,8 +70,12 @@ class Composer:
             )
         if self.weigh is not None and not self.critics:
             raise ValueError("weigh needs critics; learn them with learn_skills or improve")
-        low, high = map(python_number, self.switch)
-        object.__setattr__(self, "switch", (low, high))
+        object.__setattr__(self, "switch", switch_of(self.switch))
+        if self.switch != SWITCH and not self.goes_home:
+            raise ValueError(
+                f"switch {self.switch} says when the mixture goes home, but it does not; give "
+                "weights 'home' or a purpose, or leave switch out"
+            )
 
     @reprs.brief
     def __repr__(self):
@@ -83,7 +87,7 @@ class Composer:
         if self.critics:
             yield f"critics {reprs.listed([*self.critics])} of {reprs.values(self.critics)}"
             yield f"weigh {self.weigh}"
-        if self.weights == "home" or self.purpose is not None:
+        if self.goes_home:
             yield f"goes home between {self.switch[0]:g} and {self.switch[1]:g}"
 
     @classmethod
@@ -112,6 +116,10 @@ class Composer:
             )
         policy, bank = _carrying(parts, skills)
         return ComposedPolicy.create(policy, self._network(bank.size), self.level, key)
+
+    @property
+    def goes_home(self) -> bool:
+        return self.weights == "home" or self.purpose is not None
 
     def purpose_in(self, parts: Parts) -> Any:
         """By which the mixture goes home, if it does; raises ``KeyError`` for a library that keeps

@@ -8,6 +8,7 @@ as it was composed. All of this is learned from offline data.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
@@ -47,8 +48,7 @@ def homing(
             "the weights are a function of each layer's input, which no function of the state "
             "can be multiplied with; use weights by skill, or by layer (networks.ByLayer)"
         )
-    if not low < high:
-        raise ValueError(f"low must be below high, not {low!r} and {high!r}")
+    low, high = switch_of((low, high))
     check_purpose_of(agent.base, purpose)
     usual = float(purpose.usual)
     context = Homing(agent.context, purpose.network, usual * low, usual * high)
@@ -63,6 +63,17 @@ def check_home(level: Level) -> None:
             f"weights of 0 are π₀ only where it enters the mixture, and it does not in {level!r}; "
             "compose with base_enters=True, or at level 'parameter'"
         )
+
+
+def switch_of(levels: Sequence[float]) -> tuple[float, float]:
+    """(low, high) as numbers; raises ``ValueError`` unless they are two in order."""
+    try:
+        low, high = map(float, levels)
+    except (TypeError, ValueError):
+        raise ValueError(f"switch must be two numbers, (low, high), not {levels!r}") from None
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"low must be below high, not {low!r} and {high!r}")
+    return low, high
 
 
 def check_purpose_of(base: Policy, purpose: Any) -> None:

@@ -226,6 +226,19 @@ def test_a_purpose_sends_any_composer_home(library, dataset, observations):
         np.testing.assert_array_equal(agent.weights(observations), 0)
 
 
+@pytest.mark.parametrize(
+    ("weights", "switch", "match"),
+    [("home", (0.1, 0.2, 0.3), "switch must be two numbers"),
+     ("home", 0.2, "switch must be two numbers"),
+     ("home", (0.3, 0.1), "low must be below high, not 0.3 and 0.1"),
+     ("home", (0.1, float("nan")), "low must be below high"),
+     ("constant", (0.2, 0.4), "says when the mixture goes home, but it does not")],
+)  # fmt: skip
+def test_a_switch_is_two_numbers_in_order_of_a_mixture_that_goes_home(weights, switch, match):
+    with pytest.raises(ValueError, match=match):
+        Composer(weights, switch=switch)
+
+
 def test_a_home_that_is_not_known_or_does_not_fit_is_refused_before_training(library, dataset):
     training = psec.Training(10**9, 8)
     carrying = library.base.with_bank(library.bank())
@@ -234,8 +247,6 @@ def test_a_home_that_is_not_known_or_does_not_fit_is_refused_before_training(lib
         (library, "home", KeyError, "does not say what π₀ is for"),
         (carrying, "home", ValueError, "weights 'home' take what π₀ is for from a library"),
         (library, Composer("context", purpose=other), ValueError, "normalizes observations"),
-        (library, Composer("home", purpose=purpose_of(library.base), switch=(0.3, 0.1)),
-         ValueError, "low must be below high"),
     ):  # fmt: skip
         with pytest.raises(error, match=match):
             compose(parts, dataset, key=KEY, training=training, composer=composer)
