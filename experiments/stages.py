@@ -78,6 +78,11 @@ def check(config: Setting, methods: Mapping[str, Method], columns: Iterable[str]
     with naming("backbone"):
         policy = psec.Policy.create(config.backbone(action_size=1), statistics, key)
     weights = config.composer(skills=1).weights
+    if weights == "home":
+        raise ConfigError(
+            "composer.weights 'home' needs what π₀ is for, which no library keeps yet; what goes "
+            "home are the methods <row>_home"
+        )
     if isinstance(weights, nn.Module):
         with naming("composer.weights"):
             weights.init(key, jnp.zeros((1, 1)))
@@ -133,11 +138,12 @@ def check_joined(datasets: Iterable[psec.TransitionDataset]) -> None:
 
 def check_purpose(config: Setting, source: psec.TransitionDataset) -> None:
     """Raises ``ConfigError`` where a method goes home, and π₀'s data do not say what it is for."""
-    for name in config.methods:
-        if name.endswith("_home"):
-            with naming(f"{name}, the source's data"):
-                statistics = psec.Statistics.identity(source.observation_size)
-                psec.learners.PurposeLearner.of(source, statistics, psec.Optimizer())
+    going_home = [name for name in config.methods if name.endswith("_home")]
+    if going_home:
+        with naming(f"{going_home[0]}, the source's data"):
+            data = psec.learners.rewards_ahead(source, config.home.discount)
+            statistics = psec.Statistics.identity(source.observation_size)
+            psec.learners.PurposeLearner.of(data, statistics, psec.Optimizer())
 
 
 def unfinished(config: Setting, recorder: Recorder, columns: Iterable[str]) -> list[list[int]]:
@@ -323,11 +329,10 @@ class Run:
         def traced(key: jax.Array) -> Trace:
             return trace_weights(agent, environment, key=key, picture_every=pictures)
 
-        key = self.key("trace")[0]
-        trace = traced(key)
+        trace = traced(self.key("trace")[0])
         if trace.home_rewards is not None:
-            others = map(traced, jax.random.split(key, EPISODES_TRACED - 1))
-            trace = max([trace, *others], key=lambda each: each.steps_at_home)
+            keys = jax.random.split(self.key("trace at home")[0], EPISODES_TRACED - 1)
+            trace = max([trace, *map(traced, keys)], key=lambda each: each.steps_at_home)
         self.recorder.trace(file, trace, agent.names, title)
 
     def leave(self, trained: Sequence[Any], name: str, **provenance: Any) -> None:

@@ -12,9 +12,10 @@ from hydra import compose, initialize_config_dir
 
 import psec_jax as psec
 from experiments import continual, dynamics_shift, multi_objective
-from experiments.config import parse
+from experiments.config import ConfigError, Setting, parse
 from experiments.recording import Recorder
 from experiments.settings import Continual, DynamicsShift, MultiObjective
+from experiments.stages import check_purpose
 from psec_jax.data.hdf5 import write_hdf5
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,11 @@ def write(path: Path, observation: int, action: int, costs: bool, reward: float 
         costs=np.zeros(48) if costs else None,
     )
     write_hdf5(path, data)
+
+
+def configured(setting: str, *overrides: str) -> Setting:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return parse(compose(setting, [*SMALL, *overrides]), SETTINGS[setting][1])
 
 
 def data_overrides(setting: str, source: Path, target: Path) -> list[str]:
@@ -113,15 +119,29 @@ FREE = "some of the datasets have costs and some have none"
 def test_missing_or_unfit_data_are_refused_before_anything_is_trained(
     setting, source, target, more, message, files, tmp_path
 ):
-    runner, schema, overrides = SETTINGS[setting]
+    runner, _, overrides = SETTINGS[setting]
     data = data_overrides(setting, files / f"{source}.hdf5", files / f"{target}.hdf5")
     more = [word.format(FILES=files) for word in more]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = parse(compose(setting, [*SMALL, *overrides, *data, *more]), schema)
+    config = configured(setting, *overrides, *data, *more)
     runner.check(config)
     with closing(Recorder(tmp_path)) as recorder, pytest.raises(ValueError, match=message):
         runner.run(config, tmp_path, recorder)
     assert not trained(tmp_path)
+
+
+def test_going_home_by_value_asks_the_value_of_the_source_not_its_reward():
+    """Which is 0 but for the last step of a trajectory."""
+    last = np.arange(48) % 4 == 3
+    data = psec.TransitionDataset(
+        np.zeros((48, 2)), np.zeros((48, 1)), last.astype(float), np.zeros(48), last
+    )
+    by_reward, by_value = (
+        configured("continual", "methods=[psec_home]", f"home.discount={discount}")
+        for discount in (0.0, 0.9)
+    )
+    with pytest.raises(ConfigError, match=r"psec_home, .* usual reward of these data is 0"):
+        check_purpose(by_reward, data)
+    check_purpose(by_value, data)
 
 
 def trained(out: Path) -> bool:

@@ -197,6 +197,8 @@ def test_a_column_is_named_by_robot_data_and_shift(dataset, column):
             "method nsec_home: weights of 0 are π₀ only where it enters",
         ),
         (["home.discount=1"], "home: discount must be at least 0 and below 1, not 1"),
+        (["composer.weights=home"], "what goes home are the methods <row>_home"),
+        (["+composer.switch=[0.2,0.4]"], "says when the mixture goes home, but it does not"),
         (["home.low=0.3"], "home: low must be below high, not 0.3 and 0.3"),
         (["guidance=reward_safety"], "guidance.weights must be those of one skill"),
         (["guidance.expectile=1"], r"guidance: expectile of 'return' must be in \(0, 1\)"),
