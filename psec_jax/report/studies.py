@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from psec_jax import storage
 from psec_jax.evaluation.statistics import Summary
@@ -79,8 +79,8 @@ class SafetyTable:
         skills = sorted({row.method for row in measurements} - set(self.labels))
         labels = {**self.labels, **{name: f"{name.capitalize()} skill" for name in skills}}
         methods = _rows(measurements, labels)
-        limits = dict.fromkeys(run.config["cost_limit"] for run in runs)
-        limits |= dict.fromkeys(limit for run in runs for limit in run.config["other_limits"])
+        limits = dict.fromkeys(_entry(run, "cost_limit") for run in runs)
+        limits |= dict.fromkeys(limit for run in runs for limit in _entry(run, "other_limits"))
         table = Path(f"{stem}.md")
         parts, written = [], [table]
         for limit in limits:
@@ -112,8 +112,7 @@ class Against:
     def __call__(self, runs: Sequence[Run], stem: Path) -> list[Path]:
         points: dict[float, list[Run]] = {}
         for run in runs:
-            entry: Any = functools.reduce(operator.getitem, self.key.split("."), run.config)
-            points.setdefault(self.times * entry, []).append(run)
+            points.setdefault(self.times * _entry(run, self.key), []).append(run)
         measurements = {x: pooled(seeds) for x, seeds in points.items()}
         task = _columns([row for run in runs for row in run.rows], self.metric)[0]
         curves = _curves(measurements, self.labels, task, self.metric)
@@ -150,7 +149,20 @@ def _rows(rows: Sequence[Measurement], labels: Mapping[str, str]) -> list[tuple[
 
 
 def _columns(rows: Sequence[Measurement], metric: str) -> list[str]:
-    return list(dict.fromkeys(row.task for row in rows if row.metric == metric))
+    columns = list(dict.fromkeys(row.task for row in rows if row.metric == metric))
+    if not columns:
+        raise ValueError(f"these runs have no {metric!r} measured; they are of another study")
+    return columns
+
+
+def _entry(run: Run, key: str) -> Any:
+    """Of the configuration, by its dotted key."""
+    try:
+        return functools.reduce(operator.getitem, key.split("."), cast(Any, run.config))
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"these runs have no {key!r} in their configuration; they are of another study"
+        ) from None
 
 
 def _curves(

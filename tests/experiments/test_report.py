@@ -43,6 +43,21 @@ def test_runs_without_curves_are_refused_with_the_mend(tmp_path):
         main(["training_curves", str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    ("study", "missing"),
+    [
+        ("target_data", "target.fraction"),
+        ("multi_objective_table", "cost_limit"),
+        ("dynamics_shift_table", "score"),
+    ],
+)
+def test_runs_of_another_setting_are_refused_by_what_they_lack(tmp_path, study, missing):
+    write_run(tmp_path / "run", {"target": "walk"}, [("psec", 0, "return", 1, [1.0])])
+    with pytest.raises(SystemExit, match=f"no '{missing}' .*they are of another study"):
+        main([study, str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"no results\.jsonl"):
         main(["continual_table", str(tmp_path)])
