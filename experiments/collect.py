@@ -201,7 +201,7 @@ def learn(config: Collect, cost_weight: float, out: Path, command: str) -> None:
             "rollouts": config.episodes,
             "command": command,
         }
-        replace(policy, facts=provenance).save(config.recipes, name)
+        replace(policy, provenance=provenance).save(config.recipes, name)
         print(f"{name}: {recipe.measure}", flush=True)
 
 

@@ -71,7 +71,7 @@ def describe_policy(recipe: Recipe, policy: str) -> str:
     """A policy's own return and cost and how it was trained, or a driver's settings."""
     if policy in recipe.drivers:
         return ", ".join(f"{name} {value}" for name, value in recipe.drivers[policy].items())
-    provenance = BehaviorPolicy.load(recipe.folder, policy).facts
+    provenance = BehaviorPolicy.load(recipe.folder, policy).provenance
     measure = f"return {provenance['return_mean']:.1f} ± {provenance['return_std']:.1f}"
     if provenance.get("cost_mean") is not None:
         measure += f", cost {provenance['cost_mean']:.1f} ± {provenance['cost_std']:.1f}"

@@ -20,13 +20,13 @@ class BehaviorPolicy:
 
     ``weights`` are ``hidden_<i>/kernel`` (in, out) and ``/bias`` of each hidden layer, and those
     of ``mean``; ``activation`` is ``relu`` or ``tanh``, ``squash`` is ``tanh`` or ``clip``.
-    ``facts`` say where it comes from: its environment, training, and measured return and cost.
+    ``provenance`` says where it comes from: environment, training, and measured return and cost.
     """
 
     weights: dict[str, np.ndarray]
     activation: str
     squash: str
-    facts: dict[str, Any]
+    provenance: dict[str, Any]
 
     @classmethod
     def load(cls, folder: str | Path, name: str) -> "BehaviorPolicy":
@@ -51,7 +51,7 @@ class BehaviorPolicy:
         with storage.new_file(folder / f"{name}.safetensors") as temporary:
             storage.write_tensors(temporary, self.weights)
         with storage.new_file(folder / f"{name}.json") as temporary:
-            metadata = {**self.facts, "activation": self.activation, "squash": self.squash}
+            metadata = {**self.provenance, "activation": self.activation, "squash": self.squash}
             storage.write_json(temporary, metadata)
 
     def __call__(

@@ -54,7 +54,7 @@ def test_it_comes_back_from_disk_as_it_was(tmp_path):
     again = BehaviorPolicy.load(tmp_path, "actor")
     x = np.random.default_rng(1).normal(size=(7, 3))
     np.testing.assert_array_equal(again(x), actor(x))
-    assert again.facts["environment"] == "here"
+    assert again.provenance["environment"] == "here"
 
 
 @pytest.mark.parametrize(

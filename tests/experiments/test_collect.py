@@ -76,7 +76,7 @@ def test_a_dataset_is_trained_exported_rolled_out_and_known_by_name(simulator, h
             f"python -m experiments.collect budget=smoke {overrides[0]}"
         )
         for part in recipe.parts:
-            provenance = BehaviorPolicy.load(recipe.folder, part.policy).facts
+            provenance = BehaviorPolicy.load(recipe.folder, part.policy).provenance
             assert provenance["environment"] == recipe.environment
             assert provenance["rollouts"] == 1 and np.isfinite(provenance["return_mean"])
 
