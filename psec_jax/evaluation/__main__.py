@@ -99,22 +99,24 @@ def _film(agent: Actor, chosen: argparse.Namespace, key: jax.Array) -> None:
 
     rate = _PICTURES_PER_SECOND
     with _clock(f"filming {chosen.environment}"), closing(make(chosen.environment, 1)) as vector:
-        if _has_weights_of_the_state(agent):
-            every = picture_interval(vector, rate)
-            trace = trace_weights(agent, vector, key=key, picture_every=every)
-            pictures = videos.with_weights(trace, agent.names)
-        else:
+        mixture = _with_weights_of_the_state(agent)
+        if mixture is None:
             pictures = film(agent, vector, key=key, pictures_per_second=rate)
+        else:
+            every = picture_interval(vector, rate)
+            trace = trace_weights(mixture, vector, key=key, picture_every=every)
+            pictures = videos.with_weights(trace, mixture.names)
         videos.animation(chosen.video, pictures, rate)
     print(f"{chosen.video}: {len(pictures)} pictures of one episode", file=sys.stderr)
 
 
-def _has_weights_of_the_state(agent: Actor) -> bool:
-    """Not so of a policy, nor where each layer's input decides."""
+def _with_weights_of_the_state(agent: Actor) -> ComposedActor | None:
+    """``agent``, unless it is a policy, or each layer's input decides on its weights."""
     if not hasattr(agent, "names"):
-        return False
-    weights = cast(ComposedActor, agent).weights(jnp.zeros((1, agent.observation_size)))
-    return not callable(weights)
+        return None
+    mixture = cast(ComposedActor, agent)
+    weights = mixture.weights(jnp.zeros((1, agent.observation_size)))
+    return None if callable(weights) else mixture
 
 
 def _summary(chosen: argparse.Namespace, evaluation: Evaluation, seconds: float) -> dict[str, Any]:
