@@ -17,23 +17,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 import psec_jax as psec
-from experiments import stages
+from experiments import checks, stages
+from experiments.checks import check_alike, check_joined, check_purpose, load, naming
 from experiments.config import ConfigError
 from experiments.launching import command, launch
 from experiments.recording import Recorder
 from experiments.settings import Column, Continual
 from experiments.simulators import Simulators
-from experiments.stages import (
-    Method,
-    by_seed,
-    check_alike,
-    check_joined,
-    check_purpose,
-    load,
-    mixture,
-    naming,
-    unfinished,
-)
+from experiments.stages import Method, by_seed, mixture, unfinished
 from psec_jax.report import figures, published
 from psec_jax.report.tables import published_table, returns_table
 from psec_jax.storage import check_name, expanded
@@ -275,7 +266,7 @@ def slug(column: str) -> str:
 def check(config: Continual) -> None:
     """Refuse what the schema alone cannot: unknown methods, columns that are one as files."""
     columns = [column.name for column in config.chain.columns]
-    stages.check(config, METHODS, columns)
+    checks.check(config, METHODS, columns)
     files = [f"{name}-{slug(column)}" for name in config.methods for column in columns]
     with naming("chain.columns"):
         for name in files:

@@ -16,22 +16,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 import psec_jax as psec
-from experiments import offline_rl, stages
+from experiments import checks, offline_rl
+from experiments.checks import check_alike, check_joined, check_purpose, load
 from experiments.launching import command, launch
 from experiments.offline_rl import Critics
 from experiments.recording import Recorder
 from experiments.settings import DynamicsShift
 from experiments.simulators import Simulators
-from experiments.stages import (
-    Method,
-    by_seed,
-    check_alike,
-    check_joined,
-    check_purpose,
-    load,
-    mixtures,
-    unfinished,
-)
+from experiments.stages import Method, by_seed, mixtures, unfinished
 from psec_jax.evaluation import Evaluation
 from psec_jax.learners import AllParameters
 from psec_jax.report import figures, published
@@ -251,7 +243,7 @@ def column_name(config: DynamicsShift) -> str:
 
 def check(config: DynamicsShift) -> None:
     """Refuse what the schema alone cannot: unknown methods, and baselines that cannot be built."""
-    stages.check(config, methods(config), [column_name(config)])
+    checks.check(config, methods(config), [column_name(config)])
     for plan in config.baselines.values():
         plan.learner(trained=None)
         plan.backbone(action_size=1)

@@ -16,23 +16,15 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 import psec_jax as psec
-from experiments import offline_rl, stages
+from experiments import checks, offline_rl
+from experiments.checks import check_alike, check_purpose, load, naming
 from experiments.config import ConfigError
 from experiments.launching import command, launch
 from experiments.offline_rl import Critics
 from experiments.recording import Recorder
 from experiments.settings import MultiObjective
 from experiments.simulators import Simulators
-from experiments.stages import (
-    Method,
-    by_seed,
-    check_alike,
-    check_purpose,
-    load,
-    mixtures,
-    naming,
-    unfinished,
-)
+from experiments.stages import Method, by_seed, mixtures, unfinished
 from psec_jax.data.registry import local_datasets
 from psec_jax.data.selection import Selection, safe_and_rewarding
 from psec_jax.envs import copies_at_once, known_ids
@@ -209,7 +201,7 @@ def check(config: MultiObjective) -> None:
     skills, critics = config.skills, config.objectives
     if clashes := sorted(set(skills) & set(METHODS)):
         raise ConfigError(f"skills {clashes} are called as methods are; choose other names")
-    stages.check(config, methods(config), [config.task])
+    checks.check(config, methods(config), [config.task])
     tasks = [known for known in known_ids() if known.startswith(("bullet/", "metadrive/"))]
     if config.task not in tasks:
         raise ConfigError(f"task {config.task!r} is unknown; expected one of {', '.join(tasks)}")

@@ -19,13 +19,8 @@ from psec_jax.acting import Actor, ComposedActor
 from psec_jax.command_line import import_modules, printing
 from psec_jax.data.checks import check_seed
 from psec_jax.envs import make
-from psec_jax.evaluation.evaluate import (
-    Evaluation,
-    evaluate,
-    film,
-    picture_interval,
-    trace_weights,
-)
+from psec_jax.evaluation.evaluate import Evaluation, evaluate
+from psec_jax.evaluation.tracing import film, picture_interval, trace_weights
 from psec_jax.training.seeds import named_key
 
 _PICTURES_PER_SECOND = 10.0

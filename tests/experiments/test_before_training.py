@@ -12,10 +12,10 @@ from hydra import compose, initialize_config_dir
 
 import psec_jax as psec
 from experiments import continual, dynamics_shift, multi_objective
+from experiments.checks import check_purpose
 from experiments.config import ConfigError, Setting, parse
 from experiments.recording import Recorder
 from experiments.settings import Continual, DynamicsShift, MultiObjective
-from experiments.stages import check_purpose
 from psec_jax.data.hdf5 import write_hdf5
 
 ROOT = Path(__file__).parents[2]

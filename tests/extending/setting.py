@@ -14,7 +14,7 @@ from typing import ClassVar
 from omegaconf import DictConfig
 
 import psec_jax as psec
-from experiments import stages
+from experiments import checks, stages
 from experiments.config import Setting
 from experiments.launching import command, launch
 from experiments.recording import Recorder
@@ -82,10 +82,10 @@ def run(config: GoalShift, out: Path, recorder: Recorder) -> None:
     with Simulators(config.at_once * min(50, config.evaluation.episodes)) as simulators:
         vector = simulators.of(config.target.environment)
         data = {
-            "source": stages.load(config.source.dataset, config.data.source_trajectories),
-            "target": stages.load(config.target.dataset),
+            "source": checks.load(config.source.dataset, config.data.source_trajectories),
+            "target": checks.load(config.target.dataset),
         }
-        stages.check_alike(data, vector)
+        checks.check_alike(data, vector)
         for seeds in stages.unfinished(config, recorder, [COLUMN]):
             this = Run(config, data, seeds, out, recorder, simulators)
             this.measure(METHODS, COLUMN, config.target.environment)
@@ -95,7 +95,7 @@ def run(config: GoalShift, out: Path, recorder: Recorder) -> None:
 
 
 def check(config: GoalShift) -> None:
-    stages.check(config, METHODS, [COLUMN])
+    checks.check(config, METHODS, [COLUMN])
 
 
 @command
