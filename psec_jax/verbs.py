@@ -14,6 +14,7 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from psec_jax.backbones import Backbone, DiffusionBackbone
-from psec_jax.composition import ComposedPolicy, Composer
+from psec_jax.composition import ComposedPolicy, Composer, homing
 from psec_jax.composition.composer import Parts
 from psec_jax.data.dataset import TransitionDataset
 from psec_jax.learners import (
@@ -64,16 +65,17 @@ def pretrain(
     ``statistics`` normalize its observations; those of ``data`` where None.
     """
 
-    def learner(key, data, statistics):
+    def prepare(key, data, statistics):
         chosen = DiffusionBackbone(data.action_size) if backbone is None else backbone
         if statistics is None:
             statistics = Statistics.of(data.observations)
         init_key, fit_key = jax.random.split(key)
         policy = Policy.create(chosen, statistics, init_key)
         _check_sizes(policy, data)
-        return PolicyLearner(policy, _optimizer(training)), data, fit_key
+        learner = PolicyLearner(policy, _optimizer(training))
+        return learner, data, fit_key, learner.result
 
-    return _trained(learner, key, {"data": data, "statistics": statistics}, training)
+    return _trained(prepare, key, {"data": data, "statistics": statistics}, training)
 
 
 def learn_purpose(
@@ -92,14 +94,15 @@ def learn_purpose(
     same everywhere, or a usual one that is not positive.
     """
 
-    def learner(key, policy, data):
+    def prepare(key, policy, data):
         _check_sizes(policy, data)
         optimizer = _optimizer(training, PURPOSE)
         if discount:
             data = rewards_ahead(data, discount)
-        return PurposeLearner.of(data, policy.statistics, optimizer), data, key
+        learner = PurposeLearner.of(data, policy.statistics, optimizer)
+        return learner, data, key, learner.result
 
-    return _trained(learner, key, {"policy": policy, "data": data}, training)
+    return _trained(prepare, key, {"policy": policy, "data": data}, training)
 
 
 def learn_skill(
@@ -112,14 +115,12 @@ def learn_skill(
 ) -> Skill:
     """Clone ``data`` into a skill on the frozen ``base``."""
 
-    def learner(key, base, data):
+    def prepare(key, base, data):
         _check_sizes(base, data)
-        return SkillLearner(base, adapter, _optimizer(training)), data, key
+        learner = SkillLearner(base, adapter, _optimizer(training))
+        return learner, data, key, partial(learner.result, **_provenance(training))
 
-    def result(learner, state):
-        return learner.result(state, **_provenance(training))
-
-    return _trained(learner, key, {"base": base, "data": data}, training, result)
+    return _trained(prepare, key, {"base": base, "data": data}, training)
 
 
 def learn_skills(
@@ -137,13 +138,14 @@ def learn_skills(
     skills and critics, by name.
     """
 
-    def learner(key, base, data, guidance):
+    def prepare(key, base, data, guidance):
         _check_sizes(base, data)
         loss = guidance.loss or imitation
         actor = SkillLearner(base, adapter, _optimizer(training), loss)
         critics = guidance.critics(base.statistics, data, training.steps)
         weights = guidance.weights_of("skill")
-        return GuidedLearner(critics, actor, tuple(weights.items())), data, key
+        learner = GuidedLearner(critics, actor, tuple(weights.items()))
+        return learner, data, key, partial(result, learner)
 
     def result(learner, state):
         skills, critics = learner.result(state)
@@ -156,7 +158,7 @@ def learn_skills(
         return skills, critics
 
     parts = {"base": base, "data": data, "guidance": _guidance(guidance)}
-    return _trained(learner, key, parts, training, result)
+    return _trained(prepare, key, parts, training)
 
 
 def improve(
@@ -172,7 +174,7 @@ def improve(
     As ``learn_skills``, without skills: IQL's policy extraction, by the backbone's own loss.
     """
 
-    def learner(key, policy, data, guidance):
+    def prepare(key, policy, data, guidance):
         _check_sizes(policy, data)
         if isinstance(guidance.weights, Mapping):
             raise ValueError(
@@ -183,14 +185,15 @@ def improve(
         actor = PolicyLearner(policy, _optimizer(training), guidance.loss or imitation)
         critics = guidance.critics(policy.statistics, data, training.steps)
         weights = guidance.weights_of("policy")
-        return GuidedLearner(critics, actor, tuple(weights.items())), data, key
+        learner = GuidedLearner(critics, actor, tuple(weights.items()))
+        return learner, data, key, partial(result, learner)
 
     def result(learner, state):
         policies, critics = learner.result(state)
         return policies["policy"], critics
 
     parts = {"policy": policy, "data": data, "guidance": _guidance(guidance)}
-    return _trained(learner, key, parts, training, result)
+    return _trained(prepare, key, parts, training)
 
 
 def compose(
@@ -213,53 +216,47 @@ def compose(
     (``composition.going_home``).
     """
 
-    def learner(key, parts, data, composer):
+    def prepare(key, parts, data, composer):
         init_key, fit_key = jax.random.split(key)
         composer = Composer.of(composer)
         composed = composer.composed(parts, skills, init_key)
         _check_sizes(composed, data)
+        purpose = composer.purpose_in(parts)
+        anchor = None if composer.anchor is None else tuple(composer.anchor)
         learner = ContextLearner(
-            composed,
-            _for_weights(composed, training),
-            None if composer.anchor is None else tuple(composer.anchor),
-            composer.anchor_strength,
-            composer.purpose_in(parts),
-            composer.switch,
+            composed, _for_weights(composed, training), anchor, composer.anchor_strength
         )
-        learner.check()
-        if composer.weigh is None or composer.critics is None:
-            return learner, data, fit_key
-        frozen = {name: Frozen(critics) for name, critics in composer.critics.items()}
-        return GuidedLearner(frozen, learner, (("context", composer.weigh),)), data, fit_key
 
-    def result(learner, state):
-        learned = learner.result(state)
-        return learned[0]["context"] if isinstance(learner, GuidedLearner) else learned
+        def finished(agent):
+            return agent if purpose is None else homing(agent, purpose, *composer.switch)
+
+        finished(composed)  # Refuses before training what cannot go home.
+        if composer.weigh is None or composer.critics is None:
+            return learner, data, fit_key, lambda state: finished(learner.result(state))
+        frozen = {name: Frozen(critics) for name, critics in composer.critics.items()}
+        guided = GuidedLearner(frozen, learner, (("context", composer.weigh),))
+        return guided, data, fit_key, lambda state: finished(guided.result(state)[0]["context"])
 
     given = {"parts": parts, "data": data, "composer": composer}
-    return _trained(learner, key, given, training, result)
+    return _trained(prepare, key, given, training)
 
 
 def _trained(
-    make: Callable,
-    key: jax.Array,
-    parts: Mapping[str, Any],
-    training: Training,
-    result: Callable = lambda learner, state: learner.result(state),
+    prepare: Callable, key: jax.Array, parts: Mapping[str, Any], training: Training
 ) -> Any:
-    """``result(learner, state)`` of the learner that ``make(key, *parts)`` gives with its data and
-    key; for several seeds a list, or of pairs two lists."""
+    """``prepare(key, *parts)`` gives a learner, its data and key, and what becomes of its final
+    state, which is returned; for several seeds a list, or of pairs two lists."""
     check_training(training)
     several = seed_count(key)
     keys = [key] if several is None else list(key)
     each = [for_each_seed(part, len(keys), name) for name, part in parts.items()]
-    made = [make(*arguments) for arguments in zip(keys, *each, strict=True)]
-    learners, data, fit_keys = (list(column) for column in zip(*made, strict=True))
+    prepared = [prepare(*arguments) for arguments in zip(keys, *each, strict=True)]
+    learners, data, fit_keys, result = (list(column) for column in zip(*prepared, strict=True))
 
     def results(states):
         if several is None:
-            return result(learners[0], states)
-        each = [result(*pair) for pair in zip(learners, states, strict=True)]
+            return result[0](states)
+        each = [of(state) for of, state in zip(result, states, strict=True)]
         if isinstance(each[0], tuple):
             return tuple(list(column) for column in zip(*each, strict=True))
         return each

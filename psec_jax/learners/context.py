@@ -8,11 +8,9 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from psec_jax.backbones import Batch
-from psec_jax.composition import ComposedPolicy, homing
-from psec_jax.composition.going_home import SWITCH
+from psec_jax.composition import ComposedPolicy
 from psec_jax.learners.critics import Critics
 from psec_jax.learners.optimizer import AnyOptimizer, TrainState, descend, mean_loss
-from psec_jax.learners.purpose import Purpose
 from psec_jax.skills.weights import per_skill
 
 
@@ -23,17 +21,12 @@ class ContextLearner:
     With a ``ConstantWeights`` context it tunes fixed weights instead. ``anchor`` holds each
     skill's mean weight over a batch (and over layers and blocks) near a given value: it adds
     ``anchor_strength`` times the sum of their squared distances to the loss.
-
-    What is trained does not go home; with a ``purpose`` the result does, and ``switch`` are the
-    levels (``composition.homing``).
     """
 
     composed: ComposedPolicy
     optimizer: AnyOptimizer = struct.field(pytree_node=False)
     anchor: tuple[float, ...] | None = struct.field(pytree_node=False, default=None)
     anchor_strength: float = struct.field(pytree_node=False, default=1.0)
-    purpose: Purpose | None = None
-    switch: tuple[float, float] = struct.field(pytree_node=False, default=SWITCH)
 
     def __post_init__(self):
         if self.anchor is not None and len(self.anchor) != len(self.composed.names):
@@ -75,13 +68,6 @@ class ContextLearner:
         means = jnp.atleast_2d(weights).mean(axis=0)
         return self.anchor_strength * jnp.sum(jnp.square(means - jnp.asarray(self.anchor)))
 
-    def check(self) -> None:
-        """Raise ``ValueError`` where the mixture cannot go home."""
-        self._gone_home(self.composed)
-
     def result(self, state: TrainState) -> ComposedPolicy:
         """The composed policy with the averaged context parameters."""
-        return self._gone_home(self.composed.with_context(state.average))
-
-    def _gone_home(self, agent: ComposedPolicy) -> ComposedPolicy:
-        return agent if self.purpose is None else homing(agent, self.purpose, *self.switch)
+        return self.composed.with_context(state.average)

@@ -226,6 +226,27 @@ def test_a_purpose_sends_any_composer_home(library, dataset, observations):
         np.testing.assert_array_equal(agent.weights(observations), 0)
 
 
+@pytest.mark.filterwarnings("ignore:in 5 updates")
+def test_what_was_trained_goes_home_by_any_purpose_and_switch(
+    library, dataset, observations, tmp_path
+):
+    """Its saved states are resumed, since the training does not depend on them."""
+    checkpoints = psec.Checkpoints(tmp_path / "states")
+    training = dataclasses.replace(TRAINING, checkpoints=checkpoints, label="mixture")
+    purpose = purpose_of(library.base, slope=0.1, level=0.2)
+    plain, first, second = (
+        compose(library, dataset, key=KEY, training=training, composer=composer)
+        for composer in (
+            "constant",
+            Composer("home", purpose=purpose),
+            Composer("home", purpose=purpose, switch=(0.1, 0.4)),
+        )
+    )
+    for agent, switch in ((first, (0.1, 0.3)), (second, (0.1, 0.4))):
+        expected = homing(plain, purpose, *switch).weights(observations)
+        np.testing.assert_array_equal(agent.weights(observations), expected)
+
+
 @pytest.mark.parametrize(
     ("weights", "switch", "match"),
     [("home", (0.1, 0.2, 0.3), "switch must be two numbers"),
