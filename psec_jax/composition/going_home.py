@@ -42,6 +42,11 @@ def homing(
     ``ValueError`` for one that does not fit it, for levels out of order, and for a mixture that is
     not π₀ at weights of 0 or whose weights are functions of each layer's input.
     """
+    if not isinstance(agent, ComposedPolicy):
+        raise ValueError(
+            f"what goes home is a composed policy, not a {type(agent).__name__}; compose one, and "
+            "choose among its actions (BestOf) afterwards"
+        )
     check_home(agent.level)
     if callable(agent.weights(jnp.zeros((1, agent.observation_size)))):
         raise ValueError(
@@ -50,9 +55,9 @@ def homing(
         )
     low, high = switch_of((low, high))
     check_purpose_of(agent.base, purpose)
-    usual = float(purpose.usual)
-    context = Homing(agent.context, purpose.network, usual * low, usual * high)
-    params = {"source": agent.context_params, "reward": purpose.params}
+    context = Homing(agent.context, purpose.network, low, high)
+    usual = jnp.asarray(purpose.usual, jnp.float32)
+    params = {"source": agent.context_params, "reward": purpose.params, "usual": usual}
     return dataclasses.replace(agent, context=context, context_params=params)
 
 
@@ -107,11 +112,11 @@ def check_purpose_of(base: Policy, purpose: Any) -> None:
 def home_rewards(
     agent: ComposedPolicy, observations: Observations
 ) -> Float[Array, "batch"] | None:
-    """r̂(s), by which an agent of ``homing`` goes home; None for one that does not."""
-    context = agent.context
+    """r̂(s) in units of the usual reward, by which an agent of ``homing`` goes home; None for one
+    that does not."""
+    context, params = agent.context, agent.context_params
     if not isinstance(context, Homing):
         return None
     normalized = agent.base.statistics.normalize(jnp.asarray(observations))
-    return cast(
-        Array, context.reward.apply({"params": agent.context_params["reward"]}, normalized)
-    )
+    rewards = cast(Array, context.reward.apply({"params": params["reward"]}, normalized))
+    return rewards / params["usual"]

@@ -25,8 +25,8 @@ class Trace:
     """One episode of a composed policy, step by step.
 
     ``pictures`` are (step, image (height, width, 3)). Of an agent that goes home,
-    ``home_rewards`` are π₀'s modeled rewards, and ``switch`` the levels of these between which
-    skills take over from it (``composition.homing``).
+    ``home_rewards`` are π₀'s modeled rewards, in units of the usual one, and ``switch`` the levels
+    of these between which skills take over from it (``composition.homing``).
     """
 
     weights: Float[np.ndarray, "step skill"]

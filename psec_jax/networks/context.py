@@ -113,8 +113,8 @@ class ByLayer(nn.Module):
 class Homing(nn.Module):
     """α(s) = g(s) · source(s): the source's weights where all is well, π₀ where it is not.
 
-    g(s) = clip((r̂(s) − low) / (high − low), 0, 1), with ``reward`` the model r̂ of π₀'s own reward
-    (``learners.Purpose``), of which it is the ``network``.
+    g(s) = clip((r̂(s) / usual − low) / (high − low), 0, 1), with ``reward`` the model r̂ of π₀'s own
+    reward (``learners.Purpose``), of which it is the ``network``. ``usual`` is a parameter.
     """
 
     source: nn.Module
@@ -124,7 +124,8 @@ class Homing(nn.Module):
 
     @nn.compact
     def __call__(self, observations: Float[Array, "batch observation"]) -> Any:
-        share = (self.reward(observations) - self.low) / (self.high - self.low)
+        usual = self.param("usual", nn.initializers.ones, ())
+        share = (self.reward(observations) / usual - self.low) / (self.high - self.low)
         gate = jnp.clip(share, 0, 1)[..., None]
         weights = self.source(observations)
         if isinstance(weights, Mapping):

@@ -181,7 +181,7 @@ def weights_over_episode(
         (middle,) = between
         middle.plot(trace.home_rewards, color="#332288", linewidth=1)
         middle.axhspan(*switch, color="#332288", alpha=0.15, linewidth=0)
-        middle.set_ylabel("π₀'s r̂(s)")
+        middle.set_ylabel("r̂(s) / usual")
     for index, name in enumerate(names):
         above.plot(trace.weights[:, index], label=name, linewidth=1, **_color(index))
     above.axhline(1.0, color="black", linewidth=0.5, linestyle=":")

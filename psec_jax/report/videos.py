@@ -9,7 +9,6 @@ from PIL import Image
 
 from psec_jax import storage
 from psec_jax.evaluation import Trace
-from psec_jax.report import figures
 
 # Pixels that curves need.
 LEAST_WIDTH = 200
@@ -32,6 +31,9 @@ def with_weights(trace: Trace, names: Sequence[str]) -> list[UInt8[np.ndarray, "
 
     Pictures that are too small for curves are enlarged.
     """
+    # Needs Matplotlib, which an animation does not.
+    from psec_jax.report import figures
+
     steps, images = zip(*trace.pictures, strict=True)
     factor = -(-LEAST_WIDTH // images[0].shape[1])
     images = [image.repeat(factor, axis=0).repeat(factor, axis=1) for image in images]

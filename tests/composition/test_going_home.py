@@ -260,6 +260,21 @@ def test_a_switch_is_two_numbers_in_order_of_a_mixture_that_goes_home(weights, s
         Composer(weights, switch=switch)
 
 
+def test_seeds_of_other_usual_rewards_are_evaluated_in_one_program(agent):
+    """As the shapes of their parameters and all else are alike."""
+    shapes = {
+        jax.tree.structure(homing(agent, purpose_of(agent.base, usual=usual)))
+        for usual in (0.5, 2.0)
+    }
+    assert len(shapes) == 1
+
+
+def test_only_a_composed_policy_goes_home(agent):
+    for other in (agent.base, psec.BestOf(agent, lambda *_: 0.0, 2)):
+        with pytest.raises(ValueError, match=f"composed policy, not a {type(other).__name__}"):
+            homing(other, purpose_of(agent.base))
+
+
 def test_a_home_that_is_not_known_or_does_not_fit_is_refused_before_training(library, dataset):
     training = psec.Training(10**9, 8)
     carrying = library.base.with_bank(library.bank())

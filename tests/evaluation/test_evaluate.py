@@ -211,9 +211,9 @@ def test_of_an_agent_that_goes_home_the_bases_reward_is_traced(log, gaussian, ma
     (seed,) = log["seeds"]
     steps = np.arange(seed % 7 + 1)
     states = np.float32([[t, seed % 10, 1, -1, 0] for t in steps]) / 10
-    np.testing.assert_allclose(trace.home_rewards, purpose.reward(states), atol=1e-5)
-    assert trace.switch == pytest.approx((0.4, 1.2))
-    gate = np.clip((np.array(trace.home_rewards) - 0.4) / 0.8, 0, 1)
+    np.testing.assert_allclose(trace.home_rewards, purpose.reward(states) / 2, atol=1e-5)
+    assert trace.switch == (0.2, 0.6)
+    gate = np.clip((np.array(trace.home_rewards) - 0.2) / 0.4, 0, 1)
     np.testing.assert_allclose(trace.weights, np.tile(gate[:, None], 3), atol=1e-5)
     plain = trace_weights(composed, "short", key=jax.random.key(0))
     assert plain.home_rewards is None and plain.switch is None
