@@ -26,7 +26,7 @@ from psec_jax.training.seeds import for_each_seed, named_key
 T = TypeVar("T")
 # The rows whose weights are drawn over an episode, and the file's name.
 TRACED = {"psec": "weights", "psec_home": "weights_home"}
-# Of so many episodes the one in which an agent is at home longest.
+# Of at most so many episodes the one in which an agent is at home longest.
 EPISODES_TRACED = 6
 
 
@@ -254,7 +254,8 @@ class Run:
 
         trace = traced(self.key("trace")[0])
         if trace.home_rewards is not None:
-            keys = jax.random.split(self.key("trace at home")[0], EPISODES_TRACED - 1)
+            count = min(EPISODES_TRACED, self.config.evaluation.episodes) - 1
+            keys = jax.random.split(self.key("trace at home")[0], count)
             trace = max([trace, *map(traced, keys)], key=lambda each: each.steps_at_home)
         self.recorder.trace(file, trace, agent.names, title)
 
