@@ -238,7 +238,7 @@ def test_a_limit_that_nothing_keeps_says_how_far_it_would_have_to_go(methods, un
 
 
 @pytest.mark.parametrize(
-    ("dataset", "alias"),
+    ("dataset", "message"),
     [("none.hdf5", "none.hdf5 is missing"), ("CarRum", "did you mean dsrl/CarRun")],
 )
 def test_data_that_are_not_there_end_the_run_in_one_line(dataset, message, tmp_path):
