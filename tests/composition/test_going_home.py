@@ -191,10 +191,9 @@ def test_a_discount_learns_the_value(gaussian, dataset):
     np.testing.assert_allclose(*acts, atol=1e-6)
 
 
-TRAINING = psec.Training(5, 8, psec.Optimizer(0.03, ema_rate=1.0))
+TRAINING = psec.Training(5, 8, optax.sgd(1e-3))
 
 
-@pytest.mark.filterwarnings("ignore:in 5 updates")
 @pytest.mark.parametrize("level", ["parameter", "noise", "action"])
 def test_composing_by_the_name_home_is_constant_weights_that_go_home(
     library, dataset, observations, level
@@ -216,7 +215,6 @@ def test_composing_by_the_name_home_is_constant_weights_that_go_home(
         np.testing.assert_allclose(agent.weights(observations), expected, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:in 5 updates")
 def test_a_purpose_sends_any_composer_home(library, dataset, observations):
     carrying = library.base.with_bank(library.bank())
     how = {"key": KEY, "training": TRAINING}
@@ -226,7 +224,6 @@ def test_a_purpose_sends_any_composer_home(library, dataset, observations):
         np.testing.assert_array_equal(agent.weights(observations), 0)
 
 
-@pytest.mark.filterwarnings("ignore:in 5 updates")
 def test_what_was_trained_goes_home_by_any_purpose_and_switch(
     library, dataset, observations, tmp_path
 ):
