@@ -215,9 +215,10 @@ def test_composing_by_the_name_home_is_constant_weights_that_go_home(
         np.testing.assert_allclose(agent.weights(observations), expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:in 5 updates")
 def test_a_purpose_sends_any_composer_home(library, dataset, observations):
     carrying = library.base.with_bank(library.bank())
-    how = {"key": KEY, "training": TRAINING}
+    how = {"key": KEY, "training": psec.Training(5, 8)}
     purpose = purpose_of(library.base, level=-1.0)
     for weights in ("context", "constant", "home"):
         agent = compose(carrying, dataset, composer=Composer(weights, purpose=purpose), **how)
